@@ -1,0 +1,1 @@
+//! The Responses API for any chat backend, as an Envoy external processor.
