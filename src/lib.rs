@@ -1,1 +1,7 @@
 //! The Responses API for any chat backend, as an Envoy external processor.
+//!
+//! The core (`openai`, `sse`, `id`, `translate`) is synchronous and pure; the shells (`store`, `extproc`, `server`)
+//! move the bytes. ARCHITECTURE.md has the tree, the arrows and the walk of one request.
+
+pub mod id;
+pub mod openai;

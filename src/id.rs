@@ -1,0 +1,163 @@
+//! Identifiers: the response id, and the item and call ids that are derived from it.
+//!
+//! Pure: randomness comes in through [`IdSource`]. Every id that the router makes names its response, so that a
+//! reference to an item costs one read of the store and needs no index (CONTRACT §3).
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// The longest accepted response id in bytes, prefix included. Ours have 37.
+pub const MAX_RESPONSE_ID_BYTES: usize = 96;
+
+const RESPONSE_PREFIX: &str = "resp_";
+
+/// The id of a response: `resp_` and 1 to 91 letters, digits, `_` or `-`.
+///
+/// Ids of our own making carry 32 lower-case hex digits (128 random bits). Others are accepted within this alphabet
+/// because records written by the Go semantic-router are read too; nothing that could shape a store key
+/// (`{`, `*`, `:`, white space, `/`) gets through.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct ResponseId(Box<str>);
+
+/// A text that is not a response id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a response id")]
+pub struct InvalidId;
+
+impl ResponseId {
+    /// Reads an id that came from outside.
+    ///
+    /// # Errors
+    /// [`InvalidId`] when the prefix, the alphabet or the length is wrong.
+    pub fn parse(text: &str) -> Result<Self, InvalidId> {
+        let digits = text.strip_prefix(RESPONSE_PREFIX).ok_or(InvalidId)?;
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if digits.is_empty() || text.len() > MAX_RESPONSE_ID_BYTES || !digits.bytes().all(legal) {
+            return Err(InvalidId);
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The id that carries these 128 bits as 32 lower-case hex digits.
+    #[must_use]
+    pub fn from_bits(bits: u128) -> Self {
+        Self(format!("{RESPONSE_PREFIX}{bits:032x}").into())
+    }
+
+    /// The whole id, as it stands on the wire.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The id of the item at `ordinal` of this turn. Input items are counted first, then output items.
+    #[must_use]
+    pub fn item(&self, prefix: ItemPrefix, ordinal: usize) -> String {
+        let digits = self.0.strip_prefix(RESPONSE_PREFIX).unwrap_or(&self.0);
+        format!("{}_{digits}_{ordinal}", prefix.as_str())
+    }
+}
+
+impl fmt::Display for ResponseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ResponseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for ResponseId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// What kind of item an id names, by its prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ItemPrefix {
+    /// `msg_`: a message, of any role.
+    Message,
+    /// `rs_`: a reasoning item.
+    Reasoning,
+    /// `fc_`: a function call.
+    FunctionCall,
+    /// `fco_`: the output of a function call.
+    FunctionCallOutput,
+    /// `call_`: a call id that the upstream failed to give.
+    Call,
+    /// `item_`: an input item of a type that this router does not know.
+    Other,
+}
+
+impl ItemPrefix {
+    /// The prefix without its underscore.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Message => "msg",
+            Self::Reasoning => "rs",
+            Self::FunctionCall => "fc",
+            Self::FunctionCallOutput => "fco",
+            Self::Call => "call",
+            Self::Other => "item",
+        }
+    }
+}
+
+/// Where new response ids come from: the operating system in production, a counter in tests.
+pub trait IdSource: Send + Sync {
+    /// A response id that was never handed out before.
+    fn response_id(&self) -> ResponseId;
+}
+
+/// Ids that count up from one: repeatable, for tests only.
+#[derive(Debug, Default)]
+pub struct CountingIds(AtomicU64);
+
+impl IdSource for CountingIds {
+    fn response_id(&self) -> ResponseId {
+        ResponseId::from_bits(u128::from(self.0.fetch_add(1, Ordering::Relaxed)) + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_could_shape_a_store_key_are_refused() {
+        for text in [
+            "",
+            "resp_",
+            "resp",
+            "msg_1",
+            "resp_a b",
+            "resp_a{b}",
+            "resp_*",
+            "resp_../x",
+            "resp_a\r\nb",
+            "resp_%2f",
+            "resp_a:b",
+            "resp_é",
+            "RESP_abc",
+        ] {
+            assert_eq!(ResponseId::parse(text), Err(InvalidId), "{text:?}");
+        }
+        assert_eq!(ResponseId::parse(&format!("resp_{}", "a".repeat(92))), Err(InvalidId));
+        assert!(ResponseId::parse("resp_0123456789abcdef01234567").is_ok());
+    }
+
+    #[test]
+    fn item_ids_name_their_response() {
+        let id = ResponseId::from_bits(1);
+        assert_eq!(id.as_str(), "resp_00000000000000000000000000000001");
+        assert_eq!(id.item(ItemPrefix::Message, 3), "msg_00000000000000000000000000000001_3");
+    }
+}

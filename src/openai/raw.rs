@@ -1,0 +1,169 @@
+//! A JSON object whose members are kept as the text they came as.
+//!
+//! What the router acts on is read member by member, each with an error that names it; what it only passes on keeps
+//! its exact form (big integers, number spelling, key order) and is never parsed twice.
+
+use std::fmt;
+
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+/// An ordered JSON object with unparsed members. Of a repeated key the last value counts, as in JavaScript.
+#[derive(Debug, Clone, Default)]
+pub struct RawObject {
+    members: Vec<(String, Box<RawValue>)>,
+}
+
+/// A member whose value has another type than its reader wants.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{param}: {reason}")]
+pub struct InvalidMember {
+    /// The member's name.
+    pub param: String,
+    /// What was wrong, without the value itself.
+    pub reason: String,
+}
+
+impl RawObject {
+    /// The member's raw value; `None` when it is absent or null (CONTRACT §4: explicit nulls mean absent).
+    #[must_use]
+    pub fn raw(&self, key: &str) -> Option<&RawValue> {
+        let value = self.members.iter().find(|(name, _)| name == key).map(|(_, value)| &**value)?;
+        (value.get() != "null").then_some(value)
+    }
+
+    /// Whether the member is there at all, null included.
+    #[must_use]
+    pub fn contains(&self, key: &str) -> bool {
+        self.members.iter().any(|(name, _)| name == key)
+    }
+
+    /// Reads a member as `T`; absent and null are `None`.
+    ///
+    /// # Errors
+    /// [`InvalidMember`] naming the member when its value does not fit `T`.
+    pub fn read<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, InvalidMember> {
+        self.raw(key).map(|value| read_raw(key, value)).transpose()
+    }
+
+    /// The member as text; `None` when it is absent or not a string.
+    #[must_use]
+    pub fn text(&self, key: &str) -> Option<String> {
+        self.raw(key).and_then(|value| serde_json::from_str(value.get()).ok())
+    }
+
+    /// Puts a member first if it is new, or replaces it where it stands.
+    pub fn set_first(&mut self, key: &str, value: Box<RawValue>) {
+        match self.members.iter_mut().find(|(name, _)| name == key) {
+            Some((_, old)) => *old = value,
+            None => self.members.insert(0, (key.to_owned(), value)),
+        }
+    }
+
+    /// Appends a member, or replaces it where it stands.
+    pub fn set(&mut self, key: &str, value: Box<RawValue>) {
+        match self.members.iter_mut().find(|(name, _)| name == key) {
+            Some((_, old)) => *old = value,
+            None => self.members.push((key.to_owned(), value)),
+        }
+    }
+
+    /// The members in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
+        self.members.iter().map(|(key, value)| (key.as_str(), &**value))
+    }
+}
+
+/// Reads one raw value, naming `param` when it does not fit.
+///
+/// # Errors
+/// [`InvalidMember`] with the parser's reason, which never quotes more than a scalar of the input.
+pub fn read_raw<T: DeserializeOwned>(param: &str, value: &RawValue) -> Result<T, InvalidMember> {
+    serde_json::from_str(value.get()).map_err(|error| {
+        let reason = error.to_string();
+        // serde_json appends the position inside the member, which tells a client nothing.
+        let reason = reason.split(" at line ").next().unwrap_or("invalid value").to_owned();
+        InvalidMember { param: param.to_owned(), reason }
+    })
+}
+
+impl<'de> Deserialize<'de> for RawObject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = RawObject;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawObject, A::Error> {
+                let mut object = RawObject::default();
+                while let Some((key, value)) = map.next_entry::<String, Box<RawValue>>()? {
+                    object.members.push((key, value));
+                }
+                object.keep_last_of_repeated();
+                Ok(object)
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
+}
+
+impl RawObject {
+    fn keep_last_of_repeated(&mut self) {
+        let mut seen = std::collections::HashSet::new();
+        // Linear in the number of members: an object with a million keys must not cost a million squared.
+        let keep: Vec<bool> = self.members.iter().rev().map(|(key, _)| seen.insert(key.as_str())).collect();
+        if keep.iter().all(|keep| *keep) {
+            return;
+        }
+        let mut keep = keep.into_iter().rev();
+        self.members.retain(|_| keep.next().unwrap_or(true));
+    }
+}
+
+impl Serialize for RawObject {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.members.len()))?;
+        for (key, value) in &self.members {
+            map.serialize_entry(key, value)?;
+        }
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(text: &str) -> RawObject {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn members_keep_their_exact_form_and_order() {
+        let text = r#"{"b":1.50,"a":123456789012345678901234567890,"c":{"z":null,"y":[1, 2]}}"#;
+        assert_eq!(serde_json::to_string(&object(text)).unwrap(), text);
+    }
+
+    #[test]
+    fn null_means_absent_and_the_last_of_a_repeated_key_counts() {
+        let object = object(r#"{"a":1,"b":null,"a":2}"#);
+        assert_eq!(object.read::<u8>("a").unwrap(), Some(2));
+        assert_eq!(object.read::<u8>("b").unwrap(), None);
+        assert!(object.contains("b"));
+        assert_eq!(object.iter().count(), 2);
+    }
+
+    #[test]
+    fn wrong_type_names_the_member() {
+        let error = object(r#"{"a":"x"}"#).read::<u8>("a").unwrap_err();
+        assert_eq!(error.param, "a");
+        assert!(error.reason.contains("invalid type"), "{error}");
+    }
+}

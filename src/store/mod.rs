@@ -1,0 +1,78 @@
+//! Where responses live between turns: the record, the store trait, and loading a chain.
+//!
+//! A backend knows nothing of Envoy, of chat or of the wire; it keeps records by id. Two rules hold for every backend
+//! (CONTRACT §9): a transport error is never "not found", and a record that was acknowledged can be read at once.
+
+pub mod chain;
+pub mod memory;
+pub mod record;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::id::ResponseId;
+pub use chain::{ChainLimits, History};
+pub use record::Record;
+
+/// Whether reading a record also starts its time to live anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Touch {
+    /// Leave the expiry as it is: GET and `input_items` do not prolong a response's life.
+    Keep,
+    /// Start the time to live anew: a chain in use must not lose its older turns first.
+    Refresh,
+}
+
+/// A keeper of responses. One contract suite (`tests/store.rs`) runs over every implementation.
+#[async_trait]
+pub trait ResponseStore: Send + Sync + 'static {
+    /// Writes a record and returns when it can be read back. A second write of the same record is a success
+    /// (a retried command looks the same as a first one); another record under the same id is not.
+    async fn put(&self, record: Arc<Record>) -> Result<(), StoreError>;
+
+    /// Reads records by id, in the order asked for; `None` where there is none (unknown, deleted or expired).
+    async fn load(&self, ids: &[ResponseId], touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError>;
+
+    /// Removes a record wholly; says whether there was one.
+    async fn delete(&self, id: &ResponseId) -> Result<bool, StoreError>;
+
+    /// Whether the store can serve now; for readiness.
+    async fn ready(&self) -> Result<(), StoreError>;
+
+    /// The backend's name in metrics and logs.
+    fn name(&self) -> &'static str;
+}
+
+/// Why a store operation failed. None of these means that a record does not exist.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The backend cannot be reached, refused the work, or is starting.
+    #[error("store unavailable: {0}")]
+    Unavailable(String),
+    /// The backend did not answer within the deadline.
+    #[error("store did not answer within the deadline")]
+    Timeout,
+    /// What lies under the key is not the record that was asked for, or cannot be read.
+    #[error("record unreadable: {0}")]
+    Corrupt(String),
+    /// The record is larger than the backend can hold.
+    #[error("record of {bytes} bytes is larger than the store's bound of {limit}")]
+    TooLarge {
+        /// Size of the record in bytes.
+        bytes: usize,
+        /// The bound in bytes.
+        limit: usize,
+    },
+    /// Another record already lies under this id.
+    #[error("another record has this id")]
+    Conflict,
+}
+
+impl StoreError {
+    /// Whether the same operation may succeed later, unchanged.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Timeout)
+    }
+}
