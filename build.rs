@@ -1,1 +1,2 @@
+//! Builds the ext_proc messages.
 fn main() {}

@@ -5,3 +5,5 @@
 
 pub mod id;
 pub mod openai;
+pub mod sse;
+pub mod translate;

@@ -1,4 +1,8 @@
 //! Wire types of the Responses API and of chat completions. Pure: no I/O, no clock, no randomness.
 
+pub mod chat;
 pub mod error;
+pub mod event;
+pub mod item;
 pub mod raw;
+pub mod responses;

@@ -1,0 +1,489 @@
+//! Chat completions: the request that goes up, and a tolerant reading of the answers that come down.
+//!
+//! Answers are read the way backends really send them: unknown members are ignored, null means absent, and the three
+//! spellings of reasoning are one accessor. What cannot be read at all is the caller's `bad_upstream_response`.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Number;
+use serde_json::value::RawValue;
+
+use super::raw::RawObject;
+
+/// A chat completion request, in the member order of the chat reference.
+#[derive(Debug, Serialize)]
+pub struct ChatRequest<'a> {
+    /// Model name as the client gave it.
+    pub model: &'a str,
+    /// The conversation.
+    pub messages: Vec<ChatMessage>,
+    /// Whether the answer is streamed.
+    pub stream: bool,
+    /// Present only with `stream: true`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_options: Option<StreamOptions>,
+    /// Function tools; absent rather than empty, because many backends refuse an empty list.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<ChatTool>,
+    /// Absent when there are no tools.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_choice: Option<ChatToolChoice>,
+    /// Absent when there are no tools or the client did not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parallel_tool_calls: Option<bool>,
+    /// Structured output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_format: Option<ResponseFormat>,
+    /// Reasoning effort, verbatim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_effort: Option<String>,
+    /// Output bound in tokens, for backends that know the newer name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_completion_tokens: Option<u64>,
+    /// Output bound in tokens, for backends that know the older name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u64>,
+    /// Sampling, verbatim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<Number>,
+    /// Sampling, verbatim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_p: Option<Number>,
+    /// Sampling, verbatim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub presence_penalty: Option<Number>,
+    /// Sampling, verbatim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frequency_penalty: Option<Number>,
+    /// Whether token log probabilities are wanted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<bool>,
+    /// How many alternatives per token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_logprobs: Option<u32>,
+    /// Processing tier, verbatim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<String>,
+    /// End user, verbatim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Backend extras, in the exact form in which they came.
+    #[serde(flatten)]
+    pub extras: RawObject,
+}
+
+/// `stream_options` of a chat request.
+#[derive(Debug, Serialize)]
+pub struct StreamOptions {
+    /// Asks for a usage chunk at the end of the stream.
+    pub include_usage: bool,
+}
+
+/// A message of a chat request.
+#[derive(Debug, Serialize)]
+#[serde(tag = "role", rename_all = "snake_case")]
+pub enum ChatMessage {
+    /// System text.
+    System {
+        /// Text or parts.
+        content: ChatContent,
+    },
+    /// System text for backends that know the newer role.
+    Developer {
+        /// Text or parts.
+        content: ChatContent,
+    },
+    /// What the user said.
+    User {
+        /// Text or parts.
+        content: ChatContent,
+    },
+    /// One whole assistant turn: text, reasoning and all its parallel calls.
+    Assistant {
+        /// Null only when there are calls: templates reject a message with neither.
+        content: Option<String>,
+        /// Reasoning sent back to backends that need it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reasoning_content: Option<String>,
+        /// The calls of this turn.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        tool_calls: Vec<ChatToolCall>,
+    },
+    /// The result of one call; follows its assistant message directly.
+    Tool {
+        /// The call that this answers.
+        tool_call_id: String,
+        /// Text or parts.
+        content: ChatContent,
+    },
+}
+
+/// Text-only content is a plain string, mixed content is parts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum ChatContent {
+    /// Plain text.
+    Text(String),
+    /// Text and media.
+    Parts(Vec<ChatPart>),
+}
+
+/// A part of mixed content.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ChatPart {
+    /// Text.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// An image by https or data URL; the router never fetches it.
+    ImageUrl {
+        /// Where it is.
+        image_url: ImageUrl,
+    },
+    /// Inline audio.
+    InputAudio {
+        /// Base64 data and its format, as the client sent them.
+        input_audio: InputAudio,
+    },
+}
+
+/// An image of a chat part.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ImageUrl {
+    /// https or data URL.
+    pub url: String,
+    /// `auto`, `low`, `high`, …, verbatim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// Audio of a chat part.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InputAudio {
+    /// Base64.
+    pub data: String,
+    /// `wav` or `mp3`.
+    pub format: String,
+}
+
+/// A call in an assistant message of the request.
+#[derive(Debug, Serialize)]
+pub struct ChatToolCall {
+    /// The call's id.
+    pub id: String,
+    /// Always `function`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// What is called.
+    pub function: CalledFunction,
+}
+
+/// Name and arguments of a call.
+#[derive(Debug, Serialize)]
+pub struct CalledFunction {
+    /// Function name.
+    pub name: String,
+    /// JSON text, unparsed.
+    pub arguments: String,
+}
+
+/// A tool of the request: `{type: function, function: {…}}`.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChatTool {
+    /// Always `function`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The function.
+    pub function: FunctionDefinition,
+}
+
+/// A function that the model may call.
+#[derive(Debug, Clone, Serialize)]
+pub struct FunctionDefinition {
+    /// Function name.
+    pub name: String,
+    /// For the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// JSON schema, verbatim.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<Box<RawValue>>,
+    /// Whether the schema is enforced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strict: Option<bool>,
+}
+
+/// `tool_choice` of a chat request.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum ChatToolChoice {
+    /// `auto`, `none` or `required`.
+    Mode(&'static str),
+    /// One named function.
+    Function {
+        /// Always `function`.
+        #[serde(rename = "type")]
+        kind: &'static str,
+        /// Which.
+        function: FunctionName,
+    },
+}
+
+/// A function by name.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FunctionName {
+    /// The name.
+    pub name: String,
+}
+
+/// `response_format` of a chat request.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ResponseFormat {
+    /// Any JSON object.
+    JsonObject,
+    /// JSON that follows a schema.
+    JsonSchema {
+        /// The schema and its name.
+        json_schema: JsonSchema,
+    },
+}
+
+/// A named schema.
+#[derive(Debug, Clone, Serialize)]
+pub struct JsonSchema {
+    /// Name, required by the reference.
+    pub name: String,
+    /// For the model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The schema, verbatim.
+    pub schema: Box<RawValue>,
+    /// Whether it is enforced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strict: Option<bool>,
+}
+
+/// A whole answer (`chat.completion`) or one chunk of a streamed one (`chat.completion.chunk`).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ChatAnswer<'a> {
+    /// The candidates; only the one with index 0 is ours.
+    #[serde(borrow, deserialize_with = "null_as_default")]
+    pub choices: Vec<Choice<'a>>,
+    /// Token counts, wherever in the stream they come.
+    pub usage: Option<ChatUsage>,
+    /// An error in place of an answer, whatever its form.
+    #[serde(borrow)]
+    pub error: Option<&'a RawValue>,
+    /// `error` marks the oldest error form of vLLM.
+    #[serde(borrow)]
+    pub object: Option<Cow<'a, str>>,
+}
+
+/// One candidate.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Choice<'a> {
+    /// Position; absent means 0.
+    pub index: Option<i64>,
+    /// What a chunk adds.
+    #[serde(borrow)]
+    pub delta: Option<Message<'a>>,
+    /// The whole message of an unstreamed answer.
+    #[serde(borrow)]
+    pub message: Option<Message<'a>>,
+    /// Why generation ended.
+    #[serde(borrow)]
+    pub finish_reason: Option<Cow<'a, str>>,
+    /// Token log probabilities.
+    pub logprobs: Option<ChoiceLogprobs>,
+}
+
+/// The assistant's message, whole or in part.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Message<'a> {
+    /// Text.
+    #[serde(borrow, deserialize_with = "text_or_parts")]
+    pub content: Option<Cow<'a, str>>,
+    /// Refusal text.
+    #[serde(borrow)]
+    pub refusal: Option<Cow<'a, str>>,
+    /// Reasoning as DeepSeek, SGLang, llama.cpp and older vLLM spell it.
+    #[serde(borrow)]
+    pub reasoning_content: Option<Cow<'a, str>>,
+    /// Reasoning as newer vLLM, Ollama and OpenRouter spell it.
+    #[serde(borrow)]
+    pub reasoning: Option<Cow<'a, str>>,
+    /// Reasoning as OpenRouter spells it in full.
+    #[serde(borrow, deserialize_with = "null_as_default")]
+    pub reasoning_details: Vec<ReasoningDetail<'a>>,
+    /// Calls, whole or in part.
+    #[serde(borrow, deserialize_with = "null_as_default")]
+    pub tool_calls: Vec<ToolCallDelta<'a>>,
+}
+
+impl Message<'_> {
+    /// The reasoning text, taken from the first spelling that has any, so that a backend that sends two is not doubled.
+    #[must_use]
+    pub fn reasoning_text(&self) -> Option<Cow<'_, str>> {
+        let plain = [&self.reasoning_content, &self.reasoning];
+        if let Some(text) = plain.into_iter().flatten().find(|text| !text.is_empty()) {
+            return Some(Cow::Borrowed(text));
+        }
+        let details: String = self
+            .reasoning_details
+            .iter()
+            .filter_map(|detail| detail.text.as_deref().or(detail.summary.as_deref()))
+            .collect();
+        (!details.is_empty()).then_some(Cow::Owned(details))
+    }
+}
+
+/// One entry of `reasoning_details`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ReasoningDetail<'a> {
+    /// Of `reasoning.text`.
+    #[serde(borrow)]
+    pub text: Option<Cow<'a, str>>,
+    /// Of `reasoning.summary`.
+    #[serde(borrow)]
+    pub summary: Option<Cow<'a, str>>,
+}
+
+/// A call, whole or in part. Every member may be missing or null in any chunk.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ToolCallDelta<'a> {
+    /// Which call this belongs to; some backends never say.
+    pub index: Option<u64>,
+    /// The call's id.
+    #[serde(borrow)]
+    pub id: Option<Cow<'a, str>>,
+    /// Name and arguments.
+    #[serde(borrow)]
+    pub function: Option<FunctionDelta<'a>>,
+}
+
+/// Name and arguments of a call, whole or in part.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct FunctionDelta<'a> {
+    /// Function name.
+    #[serde(borrow)]
+    pub name: Option<Cow<'a, str>>,
+    /// JSON text; a backend that sends an object gets its text taken.
+    #[serde(borrow, deserialize_with = "text_of_any")]
+    pub arguments: Option<Cow<'a, str>>,
+}
+
+/// Token log probabilities of a choice.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ChoiceLogprobs {
+    /// Of the content's tokens.
+    #[serde(deserialize_with = "null_as_default")]
+    pub content: Vec<TokenLogprob>,
+}
+
+/// One token with its log probability and alternatives; read from chat, written in content parts.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TokenLogprob {
+    /// The token.
+    pub token: String,
+    /// Natural logarithm.
+    pub logprob: f64,
+    /// UTF-8 bytes of the token.
+    #[serde(deserialize_with = "null_as_default")]
+    pub bytes: Vec<u8>,
+    /// Alternatives.
+    #[serde(deserialize_with = "null_as_default")]
+    pub top_logprobs: Vec<TopLogprob>,
+}
+
+/// An alternative token.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TopLogprob {
+    /// The token.
+    pub token: String,
+    /// Natural logarithm.
+    pub logprob: f64,
+    /// UTF-8 bytes of the token.
+    #[serde(deserialize_with = "null_as_default")]
+    pub bytes: Vec<u8>,
+}
+
+/// Token counts as chat backends report them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct ChatUsage {
+    /// Tokens of the prompt.
+    #[serde(deserialize_with = "null_as_default")]
+    pub prompt_tokens: u64,
+    /// Tokens of the answer.
+    #[serde(deserialize_with = "null_as_default")]
+    pub completion_tokens: u64,
+    /// Their sum, if the backend says.
+    pub total_tokens: Option<u64>,
+    /// Detail of the prompt.
+    pub prompt_tokens_details: Option<PromptTokensDetails>,
+    /// Detail of the answer.
+    pub completion_tokens_details: Option<CompletionTokensDetails>,
+}
+
+/// Detail of prompt tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct PromptTokensDetails {
+    /// Read from a prefix cache.
+    pub cached_tokens: Option<u64>,
+    /// Written to a prefix cache.
+    pub cache_write_tokens: Option<u64>,
+}
+
+/// Detail of completion tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct CompletionTokensDetails {
+    /// Spent on reasoning.
+    pub reasoning_tokens: Option<u64>,
+}
+
+fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Content is a string, or (Mistral and some proxies) a list of parts of which the text ones count.
+fn text_or_parts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Content<'a> {
+        Text(#[serde(borrow)] Cow<'a, str>),
+        Parts(Vec<Part>),
+    }
+    #[derive(Deserialize)]
+    struct Part {
+        text: Option<String>,
+    }
+    Ok(Option::<Content<'de>>::deserialize(deserializer)?.map(|content| match content {
+        Content::Text(text) => text,
+        Content::Parts(parts) => Cow::Owned(parts.into_iter().filter_map(|part| part.text).collect()),
+    }))
+}
+
+/// A string as it is, null as nothing, anything else as its JSON text.
+fn text_of_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    let raw = <&RawValue>::deserialize(deserializer)?;
+    match raw.get() {
+        "null" => Ok(None),
+        text if text.starts_with('"') => serde_json::from_str(text).map(Some).map_err(serde::de::Error::custom),
+        text => Ok(Some(Cow::Borrowed(text))),
+    }
+}

@@ -1,0 +1,392 @@
+//! Input items: what a request's `input` and a stored turn consist of.
+//!
+//! An item is read twice over: as an [`Item`], what translation acts on, and as the normalised JSON object that the
+//! store keeps and `input_items` lists. Types that this version does not know are carried as [`Item::Unknown`]; they
+//! never fail the request as a whole.
+
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::chat::InputAudio;
+use super::raw::{RawObject, read_raw};
+use crate::id::{ItemPrefix, ResponseId};
+
+/// An item, as far as translation acts on it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Item {
+    /// Something said by a role.
+    Message {
+        /// Who said it.
+        role: Role,
+        /// What was said.
+        content: Vec<Part>,
+    },
+    /// The model's reasoning of an earlier turn, its readable text only.
+    Reasoning {
+        /// Raw reasoning, or the summary where there is nothing else. May be empty.
+        text: String,
+    },
+    /// A call that the model made.
+    FunctionCall {
+        /// Pairs it with its output.
+        call_id: String,
+        /// What was called.
+        name: String,
+        /// JSON text.
+        arguments: String,
+    },
+    /// The result of a call.
+    FunctionCallOutput {
+        /// The call that this answers.
+        call_id: String,
+        /// What came out.
+        output: Vec<Part>,
+    },
+    /// A reference to a stored item.
+    Reference {
+        /// The item's id.
+        id: String,
+    },
+    /// An item of another type.
+    Unknown {
+        /// Its `type`.
+        kind: String,
+    },
+}
+
+/// Who says a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The user.
+    User,
+    /// The model.
+    Assistant,
+    /// System text.
+    System,
+    /// System text under its newer name.
+    Developer,
+}
+
+/// A content part, as far as translation acts on it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Part {
+    /// `input_text`, `output_text`, `text`, `summary_text`, `reasoning_text`.
+    Text(String),
+    /// What the model refused with.
+    Refusal(String),
+    /// An image by URL.
+    Image {
+        /// https or data URL.
+        url: String,
+        /// Verbatim.
+        detail: Option<String>,
+    },
+    /// Inline audio.
+    Audio(InputAudio),
+}
+
+/// Why an item cannot be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ItemError {
+    /// A member is missing, has a wrong type or an unknown value.
+    #[error("{param}: {reason}")]
+    Invalid {
+        /// Path from the request body, like `input[2].content[0].text`.
+        param: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The item is right, but this router cannot translate it.
+    #[error("{param}: {reason}")]
+    Unsupported {
+        /// Path from the request body.
+        param: String,
+        /// What is not offered.
+        reason: String,
+    },
+}
+
+fn invalid(param: impl Into<String>, reason: impl Into<String>) -> ItemError {
+    ItemError::Invalid { param: param.into(), reason: reason.into() }
+}
+
+/// Reads the JSON object of an item; `param` is its path in the request.
+///
+/// # Errors
+/// [`ItemError`] naming the member at fault.
+pub fn parse(object: &RawObject, param: &str) -> Result<Item, ItemError> {
+    let kind: Option<String> = read(object, "type", param)?;
+    match kind.as_deref() {
+        Some("message") => message(object, param),
+        // EasyInputMessage: the type may be left out.
+        None if object.raw("role").is_some() => message(object, param),
+        Some("reasoning") => reasoning(object, param),
+        Some("function_call") => Ok(Item::FunctionCall {
+            call_id: required(object, "call_id", param)?,
+            name: required(object, "name", param)?,
+            arguments: read(object, "arguments", param)?.unwrap_or_default(),
+        }),
+        Some("function_call_output") => Ok(Item::FunctionCallOutput {
+            call_id: required(object, "call_id", param)?,
+            output: call_output(object, param)?,
+        }),
+        Some("item_reference") => Ok(Item::Reference { id: required(object, "id", param)? }),
+        // ItemReferenceParam: the type may be left out or null.
+        None if object.raw("id").is_some() => Ok(Item::Reference { id: required(object, "id", param)? }),
+        Some(other) => Ok(Item::Unknown { kind: other.to_owned() }),
+        None => Err(invalid(format!("{param}.type"), "is required")),
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(object: &RawObject, key: &str, param: &str) -> Result<Option<T>, ItemError> {
+    object.read(key).map_err(|error| invalid(format!("{param}.{}", error.param), error.reason))
+}
+
+fn required(object: &RawObject, key: &str, param: &str) -> Result<String, ItemError> {
+    match read::<String>(object, key, param)? {
+        Some(text) if !text.is_empty() => Ok(text),
+        _ => Err(invalid(format!("{param}.{key}"), "is required")),
+    }
+}
+
+fn message(object: &RawObject, param: &str) -> Result<Item, ItemError> {
+    let role = match required(object, "role", param)?.as_str() {
+        "user" => Role::User,
+        "assistant" => Role::Assistant,
+        "system" => Role::System,
+        "developer" => Role::Developer,
+        other => {
+            let reason = format!("'{}' is not one of user, assistant, system, developer", shortened(other));
+            return Err(invalid(format!("{param}.role"), reason));
+        }
+    };
+    let at = format!("{param}.content");
+    let content = match object.raw("content") {
+        Some(content) => text_or_parts(content, &at)?,
+        // Assistant messages that only held calls come back with null content.
+        None if role == Role::Assistant => Vec::new(),
+        None => return Err(invalid(at, "is required")),
+    };
+    Ok(Item::Message { role, content })
+}
+
+fn reasoning(object: &RawObject, param: &str) -> Result<Item, ItemError> {
+    for key in ["content", "summary"] {
+        let at = format!("{param}.{key}");
+        let parts = object.raw(key).map(|raw| text_or_parts(raw, &at)).transpose()?.unwrap_or_default();
+        let texts: Vec<String> = parts.into_iter().filter_map(|part| part.into_text()).collect();
+        let text = texts.join("\n\n");
+        if !text.is_empty() {
+            return Ok(Item::Reasoning { text });
+        }
+    }
+    Ok(Item::Reasoning { text: String::new() })
+}
+
+fn call_output(object: &RawObject, param: &str) -> Result<Vec<Part>, ItemError> {
+    let at = format!("{param}.output");
+    let Some(output) = object.raw("output") else {
+        // Null is a legal JSON result of a tool; a missing member is a mistake.
+        return if object.contains("output") {
+            Ok(vec![Part::Text("null".to_owned())])
+        } else {
+            Err(invalid(at, "is required"))
+        };
+    };
+    match output.get().as_bytes().first() {
+        Some(b'"') => text_or_parts(output, &at),
+        Some(b'[') if is_list_of_parts(output) => text_or_parts(output, &at),
+        // Numbers, objects and plain lists are what the tool returned: the model sees them as JSON.
+        _ => Ok(vec![Part::Text(output.get().to_owned())]),
+    }
+}
+
+fn is_list_of_parts(output: &RawValue) -> bool {
+    let items: Vec<&RawValue> = serde_json::from_str(output.get()).unwrap_or_default();
+    let is_part = |raw: &&RawValue| {
+        let object: Result<RawObject, _> = serde_json::from_str(raw.get());
+        object.is_ok_and(|object| object.text("type").is_some_and(|kind| kind.starts_with("input_") || kind == "text"))
+    };
+    !items.is_empty() && items.iter().all(is_part)
+}
+
+fn text_or_parts(raw: &RawValue, param: &str) -> Result<Vec<Part>, ItemError> {
+    if raw.get().starts_with('"') {
+        let text: String = read_raw(param, raw).map_err(|error| invalid(error.param, error.reason))?;
+        return Ok(vec![Part::Text(text)]);
+    }
+    let parts: Vec<RawObject> =
+        read_raw(param, raw).map_err(|_| invalid(param, "must be a string or a list of content parts"))?;
+    parts.iter().enumerate().map(|(index, object)| part(object, &format!("{param}[{index}]"))).collect()
+}
+
+fn part(object: &RawObject, param: &str) -> Result<Part, ItemError> {
+    let kind = required(object, "type", param)?;
+    let text = |key: &str| -> Result<String, ItemError> {
+        read(object, key, param)?.ok_or_else(|| invalid(format!("{param}.{key}"), "is required"))
+    };
+    match kind.as_str() {
+        "input_text" | "output_text" | "text" | "summary_text" | "reasoning_text" => Ok(Part::Text(text("text")?)),
+        "refusal" => Ok(Part::Refusal(text("refusal")?)),
+        "input_image" => match read(object, "image_url", param)? {
+            Some(url) => Ok(Part::Image { url, detail: read(object, "detail", param)? }),
+            None if object.raw("file_id").is_some() => Err(ItemError::Unsupported {
+                param: format!("{param}.file_id"),
+                reason: "file ids are not offered; send the image as a URL or a data URL in 'image_url'".to_owned(),
+            }),
+            None => Err(invalid(format!("{param}.image_url"), "is required")),
+        },
+        "input_audio" => match read(object, "input_audio", param)? {
+            Some(audio) => Ok(Part::Audio(audio)),
+            None => Err(invalid(format!("{param}.input_audio"), "is required")),
+        },
+        other => Err(ItemError::Unsupported {
+            param: format!("{param}.type"),
+            reason: format!("content parts of type '{}' are not offered", shortened(other)),
+        }),
+    }
+}
+
+/// A client's word, short enough for an error message.
+fn shortened(word: &str) -> String {
+    word.chars().take(64).collect()
+}
+
+impl Part {
+    /// The text of a text or refusal part.
+    #[must_use]
+    pub fn into_text(self) -> Option<String> {
+        match self {
+            Self::Text(text) | Self::Refusal(text) => Some(text),
+            Self::Image { .. } | Self::Audio(_) => None,
+        }
+    }
+}
+
+/// A string `input` as the one user message that it stands for.
+///
+/// # Errors
+/// Never in practice: a string always serialises.
+pub fn message_from_text(text: &str) -> Result<RawObject, serde_json::Error> {
+    let mut object = RawObject::default();
+    object.set("role", to_raw_value("user")?);
+    object.set("content", to_raw_value(text)?);
+    Ok(object)
+}
+
+/// The object as it is stored and listed: with an id, its type spelt out, a status where the reference has one, and
+/// message content as parts. Everything else stays as it came.
+///
+/// # Errors
+/// Never in practice: what was parsed serialises again.
+pub fn normalise(mut object: RawObject, item: &Item, id: &str) -> Result<Box<RawValue>, serde_json::Error> {
+    match item {
+        Item::Message { role, .. } => {
+            object.set("status", to_raw_value(&object.text("status").as_deref().unwrap_or("completed"))?);
+            if let Some(text) = object.text("content") {
+                object.set("content", content_of_text(*role, &text)?);
+            }
+            object.set_first("type", to_raw_value("message")?);
+        }
+        Item::FunctionCall { .. } | Item::FunctionCallOutput { .. } => {
+            object.set("status", to_raw_value(&object.text("status").as_deref().unwrap_or("completed"))?);
+        }
+        Item::Reasoning { .. } | Item::Reference { .. } | Item::Unknown { .. } => {}
+    }
+    object.set_first("id", to_raw_value(id)?);
+    to_raw_value(&object)
+}
+
+fn content_of_text(role: Role, text: &str) -> Result<Box<RawValue>, serde_json::Error> {
+    #[derive(serde::Serialize)]
+    #[serde(tag = "type", rename_all = "snake_case")]
+    enum TextPart<'a> {
+        InputText { text: &'a str },
+        OutputText { annotations: [(); 0], logprobs: [(); 0], text: &'a str },
+    }
+    let part = match role {
+        Role::Assistant => TextPart::OutputText { annotations: [], logprobs: [], text },
+        Role::User | Role::System | Role::Developer => TextPart::InputText { text },
+    };
+    to_raw_value(&[part])
+}
+
+/// The id that an item keeps, or the one that it gets at this place of the turn.
+#[must_use]
+pub fn id_for(object: &RawObject, item: &Item, response: &ResponseId, ordinal: usize) -> String {
+    if let Some(id) = object.text("id").filter(|id| !id.is_empty()) {
+        return id;
+    }
+    let prefix = match item {
+        Item::Message { .. } => ItemPrefix::Message,
+        Item::Reasoning { .. } => ItemPrefix::Reasoning,
+        Item::FunctionCall { .. } => ItemPrefix::FunctionCall,
+        Item::FunctionCallOutput { .. } => ItemPrefix::FunctionCallOutput,
+        Item::Reference { .. } | Item::Unknown { .. } => ItemPrefix::Other,
+    };
+    response.item(prefix, ordinal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Item, ItemError> {
+        parse(&serde_json::from_str(text).unwrap(), "input[0]")
+    }
+
+    #[test]
+    fn a_message_reads_the_same_with_and_without_type_and_as_string_or_parts() {
+        let wanted = Item::Message { role: Role::User, content: vec![Part::Text("hi".to_owned())] };
+        for text in [
+            r#"{"role":"user","content":"hi"}"#,
+            r#"{"type":"message","role":"user","content":"hi"}"#,
+            r#"{"type":null,"role":"user","content":[{"type":"input_text","text":"hi"}]}"#,
+            r#"{"type":"message","role":"user","content":[{"type":"text","text":"hi"}],"status":"completed"}"#,
+        ] {
+            assert_eq!(parsed(text).unwrap(), wanted, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reference_may_lack_its_type() {
+        let wanted = Item::Reference { id: "msg_1".to_owned() };
+        assert_eq!(parsed(r#"{"id":"msg_1"}"#).unwrap(), wanted);
+        assert_eq!(parsed(r#"{"type":"item_reference","id":"msg_1"}"#).unwrap(), wanted);
+    }
+
+    #[test]
+    fn a_tool_output_keeps_whatever_json_it_is() {
+        let output =
+            |json: &str| match parsed(&format!(r#"{{"type":"function_call_output","call_id":"c","output":{json}}}"#)) {
+                Ok(Item::FunctionCallOutput { output, .. }) => output,
+                other => panic!("{other:?}"),
+            };
+        for json in ["42", "true", "null", r#"{"a":[1.50]}"#, "[1,2]", "[]"] {
+            assert_eq!(output(json), vec![Part::Text(json.to_owned())]);
+        }
+        let parts = output(r#"[{"type":"input_text","text":"a"},{"type":"input_image","image_url":"data:x"}]"#);
+        assert_eq!(parts.len(), 2);
+    }
+
+    #[test]
+    fn a_wrong_member_is_named_by_its_path() {
+        for (text, param) in [
+            (r#"{"role":"user"}"#, "input[0].content"),
+            (r#"{"role":"king","content":""}"#, "input[0].role"),
+            (r#"{"role":"user","content":[{"type":"input_text"}]}"#, "input[0].content[0].text"),
+            (r#"{"role":"user","content":5}"#, "input[0].content"),
+            (r#"{"role":"user","content":[{"type":"input_image","file_id":"f"}]}"#, "input[0].content[0].file_id"),
+            (r#"{"type":"function_call","call_id":"c"}"#, "input[0].name"),
+            (r#"{"type":"function_call_output","output":""}"#, "input[0].call_id"),
+            (r#"{"type":5}"#, "input[0].type"),
+            ("{}", "input[0].type"),
+        ] {
+            match parsed(text) {
+                Err(ItemError::Invalid { param: found, .. } | ItemError::Unsupported { param: found, .. }) => {
+                    assert_eq!(found, param, "{text}");
+                }
+                Ok(item) => panic!("{text} was read as {item:?}"),
+            }
+        }
+    }
+}

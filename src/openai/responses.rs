@@ -1,0 +1,215 @@
+//! The response object and its output items, with every key of CONTRACT §3 in the order of the reference.
+
+use serde::Serialize;
+use serde_json::Number;
+use serde_json::value::RawValue;
+
+use super::chat::{ChatUsage, TokenLogprob};
+use super::raw::RawObject;
+use crate::id::ResponseId;
+
+/// A response, as JSON or as the snapshot in a lifecycle event. Borrows what the plan and the stream hold.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the members are those of the reference, named as there")]
+pub struct Response<'a> {
+    pub id: &'a ResponseId,
+    pub object: &'static str,
+    pub created_at: u64,
+    pub status: Status,
+    pub background: bool,
+    pub completed_at: Option<u64>,
+    pub conversation: Option<()>,
+    pub error: Option<&'a ResponseError>,
+    pub incomplete_details: Option<IncompleteDetails>,
+    #[serde(flatten)]
+    pub echo: &'a Echo,
+    pub output: &'a [OutputItem],
+    pub output_text: String,
+    pub store: bool,
+    pub usage: Option<Usage>,
+}
+
+/// What a response repeats of its request, defaults filled in.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs, reason = "the members are those of the reference, named as there")]
+pub struct Echo {
+    pub instructions: Option<String>,
+    pub max_output_tokens: Option<u64>,
+    pub max_tool_calls: Option<u64>,
+    pub model: String,
+    pub parallel_tool_calls: bool,
+    pub previous_response_id: Option<ResponseId>,
+    pub prompt_cache_key: Option<String>,
+    pub reasoning: Option<ReasoningEcho>,
+    pub safety_identifier: Option<String>,
+    pub service_tier: String,
+    pub temperature: Number,
+    pub text: TextEcho,
+    pub tool_choice: Box<RawValue>,
+    pub tools: Vec<RawObject>,
+    pub top_logprobs: u32,
+    pub top_p: Number,
+    pub presence_penalty: Number,
+    pub frequency_penalty: Number,
+    pub truncation: String,
+    pub user: Option<String>,
+    pub metadata: RawObject,
+}
+
+/// `reasoning` of a response: both members, always.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReasoningEcho {
+    /// As asked for.
+    pub effort: Option<String>,
+    /// As asked for.
+    pub summary: Option<String>,
+}
+
+/// `text` of a response; `format` is always there, because typed clients demand it.
+#[derive(Debug, Clone, Serialize)]
+pub struct TextEcho {
+    /// `{"type":"text"}` unless the request asked for another.
+    pub format: RawObject,
+    /// Omitted when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verbosity: Option<String>,
+}
+
+/// Status of a response or of an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Still being produced.
+    InProgress,
+    /// Whole.
+    Completed,
+    /// Cut short, but what is there is good.
+    Incomplete,
+    /// Ended by an error. Only responses, never items.
+    Failed,
+}
+
+/// Why a response is incomplete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct IncompleteDetails {
+    /// The reason.
+    pub reason: IncompleteReason,
+}
+
+/// The reasons that the reference knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IncompleteReason {
+    /// The output bound was reached.
+    MaxOutputTokens,
+    /// The upstream's filter stopped it.
+    ContentFilter,
+}
+
+/// The error of a failed response.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ResponseError {
+    /// Machine-readable; clients such as Codex act on `context_length_exceeded` and `rate_limit_exceeded`.
+    pub code: String,
+    /// One sentence for people.
+    pub message: String,
+}
+
+/// Token counts of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[allow(missing_docs, reason = "the members are those of the reference, named as there")]
+pub struct Usage {
+    pub input_tokens: u64,
+    pub input_tokens_details: InputTokensDetails,
+    pub output_tokens: u64,
+    pub output_tokens_details: OutputTokensDetails,
+    pub total_tokens: u64,
+}
+
+/// Detail of [`Usage::input_tokens`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[allow(missing_docs, reason = "the members are those of the reference, named as there")]
+pub struct InputTokensDetails {
+    pub cached_tokens: u64,
+    pub cache_write_tokens: u64,
+}
+
+/// Detail of [`Usage::output_tokens`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[allow(missing_docs, reason = "the members are those of the reference, named as there")]
+pub struct OutputTokensDetails {
+    pub reasoning_tokens: u64,
+}
+
+impl From<ChatUsage> for Usage {
+    fn from(chat: ChatUsage) -> Self {
+        let prompt = chat.prompt_tokens_details.unwrap_or_default();
+        let completion = chat.completion_tokens_details.unwrap_or_default();
+        Self {
+            input_tokens: chat.prompt_tokens,
+            input_tokens_details: InputTokensDetails {
+                cached_tokens: prompt.cached_tokens.unwrap_or_default(),
+                cache_write_tokens: prompt.cache_write_tokens.unwrap_or_default(),
+            },
+            output_tokens: chat.completion_tokens,
+            output_tokens_details: OutputTokensDetails {
+                reasoning_tokens: completion.reasoning_tokens.unwrap_or_default(),
+            },
+            total_tokens: chat.total_tokens.unwrap_or(chat.prompt_tokens.saturating_add(chat.completion_tokens)),
+        }
+    }
+}
+
+/// An output item.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the members are those of the reference, named as there")]
+pub enum OutputItem {
+    Reasoning {
+        id: String,
+        status: Status,
+        summary: Vec<ContentPart>,
+        /// Omitted when the reasoning is shown as summary.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        content: Option<Vec<ContentPart>>,
+    },
+    Message {
+        id: String,
+        status: Status,
+        role: &'static str,
+        content: Vec<ContentPart>,
+    },
+    FunctionCall {
+        id: String,
+        status: Status,
+        call_id: String,
+        name: String,
+        arguments: String,
+    },
+}
+
+/// A content part of an output item.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the members are those of the reference, named as there")]
+pub enum ContentPart {
+    OutputText { annotations: [(); 0], logprobs: Vec<TokenLogprob>, text: String },
+    Refusal { refusal: String },
+    ReasoningText { text: String },
+    SummaryText { text: String },
+}
+
+/// The text of all `output_text` parts, joined: the wire's `output_text`.
+#[must_use]
+pub fn output_text(items: &[OutputItem]) -> String {
+    let mut joined = String::new();
+    for item in items {
+        let OutputItem::Message { content, .. } = item else { continue };
+        for part in content {
+            if let ContentPart::OutputText { text, .. } = part {
+                joined.push_str(text);
+            }
+        }
+    }
+    joined
+}

@@ -1,0 +1,245 @@
+//! Server-sent events (WHATWG HTML §9.2): an incremental decoder with a bound, and the encoder of our own frames.
+//!
+//! Pure. Envoy cuts a stream at arbitrary bytes, so the decoder keeps what is unfinished; the frames that it finds do
+//! not depend on where the cuts were (a property test shows it).
+
+use std::io;
+
+use bytes::{BufMut, BytesMut};
+use serde::Serialize;
+
+/// A frame grew past the decoder's bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("server-sent event larger than {limit} bytes")]
+pub struct FrameTooLarge {
+    /// The bound in bytes.
+    pub limit: usize,
+}
+
+/// Finds frames in a stream of bytes.
+#[derive(Debug)]
+pub struct Decoder {
+    limit: usize,
+    /// The line that has not ended yet.
+    line: Vec<u8>,
+    /// The data lines of the frame that has not ended yet, joined by LF.
+    data: Vec<u8>,
+    has_data: bool,
+    event: Vec<u8>,
+    /// A CR ended the last line: an LF that follows belongs to it.
+    after_cr: bool,
+    /// Nothing was decoded yet: a byte order mark may come.
+    at_start: bool,
+}
+
+impl Decoder {
+    /// A decoder that keeps at most about `limit` bytes of an unfinished frame.
+    #[must_use]
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            line: Vec::new(),
+            data: Vec::new(),
+            has_data: false,
+            event: Vec::new(),
+            after_cr: false,
+            at_start: true,
+        }
+    }
+
+    /// Takes bytes and hands each finished frame to `frame` as its event name (empty when there is none) and data.
+    ///
+    /// # Errors
+    /// [`FrameTooLarge`]; the decoder is of no use afterwards.
+    pub fn push(&mut self, mut bytes: &[u8], mut frame: impl FnMut(&[u8], &[u8])) -> Result<(), FrameTooLarge> {
+        while !bytes.is_empty() {
+            if self.after_cr {
+                self.after_cr = false;
+                if let Some(rest) = bytes.strip_prefix(b"\n") {
+                    bytes = rest;
+                    continue;
+                }
+            }
+            let Some(end) = memchr::memchr2(b'\n', b'\r', bytes) else {
+                self.keep(bytes)?;
+                break;
+            };
+            let (line, rest) = bytes.split_at(end);
+            self.keep(line)?;
+            self.after_cr = rest.first() == Some(&b'\r');
+            bytes = rest.get(1..).unwrap_or_default();
+            self.end_line(&mut frame);
+        }
+        Ok(())
+    }
+
+    /// The stream has ended. A last frame without its blank line is handed out too: some backends close right after
+    /// their last data line.
+    pub fn finish(&mut self, mut frame: impl FnMut(&[u8], &[u8])) {
+        if !self.line.is_empty() {
+            self.end_line(&mut frame);
+        }
+        self.end_frame(&mut frame);
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Result<(), FrameTooLarge> {
+        if self.line.len() + self.data.len() + bytes.len() > self.limit {
+            return Err(FrameTooLarge { limit: self.limit });
+        }
+        self.line.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn end_line(&mut self, frame: &mut impl FnMut(&[u8], &[u8])) {
+        let mut line = std::mem::take(&mut self.line);
+        if std::mem::take(&mut self.at_start) && line.starts_with(b"\xEF\xBB\xBF") {
+            line.drain(..3);
+        }
+        if line.is_empty() {
+            self.end_frame(frame);
+        } else if let Some((field, value)) = field_and_value(&line) {
+            match field {
+                b"data" => {
+                    if self.has_data {
+                        self.data.push(b'\n');
+                    }
+                    self.has_data = true;
+                    self.data.extend_from_slice(value);
+                }
+                b"event" => self.event = value.to_vec(),
+                _ => {}
+            }
+        }
+        line.clear();
+        self.line = line;
+    }
+
+    fn end_frame(&mut self, frame: &mut impl FnMut(&[u8], &[u8])) {
+        if std::mem::take(&mut self.has_data) {
+            frame(&self.event, &self.data);
+        }
+        self.data.clear();
+        self.event.clear();
+    }
+}
+
+/// Splits `field: value`; comments (lines that begin with a colon) are nothing.
+fn field_and_value(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    match memchr::memchr(b':', line) {
+        Some(0) => None,
+        Some(colon) => {
+            let (field, value) = line.split_at(colon);
+            let value = value.get(1..).unwrap_or_default();
+            Some((field, value.strip_prefix(b" ").unwrap_or(value)))
+        }
+        None => Some((line, b"")),
+    }
+}
+
+/// Appends one frame: `event: <name>`, one `data:` line of JSON, a blank line, LF only.
+///
+/// U+2028 and U+2029 are escaped, because some clients split lines there (CONTRACT §6).
+pub fn encode(frames: &mut BytesMut, name: &str, data: &impl Serialize) {
+    frames.put_slice(b"event: ");
+    frames.put_slice(name.as_bytes());
+    frames.put_slice(b"\ndata: ");
+    let mut serializer = serde_json::Serializer::with_formatter(frames.writer(), LineSafe);
+    // Writing into memory cannot fail, and the event types hold nothing that JSON cannot express.
+    let written = data.serialize(&mut serializer);
+    debug_assert!(written.is_ok(), "an event did not serialise");
+    frames.put_slice(b"\n\n");
+}
+
+/// Compact JSON in which no character can be taken for the end of a line.
+struct LineSafe;
+
+impl serde_json::ser::Formatter for LineSafe {
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        write_line_safe(writer, fragment)
+    }
+
+    fn write_raw_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        // What is passed on verbatim may be pretty-printed: in valid JSON a raw line end stands between tokens only,
+        // and the separators within strings only, where the escape means the same.
+        if memchr::memchr2(b'\n', b'\r', fragment.as_bytes()).is_none() {
+            return write_line_safe(writer, fragment);
+        }
+        for piece in fragment.split(['\n', '\r']) {
+            write_line_safe(writer, piece)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_line_safe<W: ?Sized + io::Write>(writer: &mut W, fragment: &str) -> io::Result<()> {
+    // Both separators are E2 80 A8/A9 in UTF-8, so plain text costs one scan.
+    if memchr::memchr(0xE2, fragment.as_bytes()).is_none() {
+        return writer.write_all(fragment.as_bytes());
+    }
+    let mut rest = fragment;
+    while let Some(at) = rest.find(['\u{2028}', '\u{2029}']) {
+        let (before, separator) = rest.split_at(at);
+        writer.write_all(before.as_bytes())?;
+        writer.write_all(if separator.starts_with('\u{2028}') { b"\\u2028" } else { b"\\u2029" })?;
+        rest = separator.get('\u{2028}'.len_utf8()..).unwrap_or_default();
+    }
+    writer.write_all(rest.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Frames = Vec<(String, String)>;
+
+    fn decode(cuts: &[&[u8]]) -> Frames {
+        let mut frames = Vec::new();
+        let mut take = |event: &[u8], data: &[u8]| {
+            frames.push((String::from_utf8_lossy(event).into_owned(), String::from_utf8_lossy(data).into_owned()));
+        };
+        let mut decoder = Decoder::new(1 << 20);
+        for cut in cuts {
+            decoder.push(cut, &mut take).unwrap();
+        }
+        decoder.finish(&mut take);
+        frames
+    }
+
+    const STREAM: &str = "\u{feff}: hello\r\nevent: a\r\ndata: 1\r\n\r\ndata:2\n\nevent: b\rdata: 3\rdata: é\u{2028}\r\r\
+                          id: 7\nretry: 5\nnonsense\n\n\n\ndata\n\ndata: [DONE]";
+
+    #[test]
+    fn every_line_end_comment_and_field_form_is_read() {
+        let frames = decode(&[STREAM.as_bytes()]);
+        let wanted = [("a", "1"), ("", "2"), ("b", "3\né\u{2028}"), ("", ""), ("", "[DONE]")];
+        assert_eq!(frames, wanted.map(|(event, data)| (event.to_owned(), data.to_owned())));
+    }
+
+    #[test]
+    fn frames_do_not_depend_on_where_the_stream_is_cut() {
+        let whole = decode(&[STREAM.as_bytes()]);
+        for at in 0..=STREAM.len() {
+            let (head, tail) = STREAM.as_bytes().split_at(at);
+            assert_eq!(decode(&[head, tail]), whole, "cut at {at}");
+        }
+        let single: Vec<&[u8]> = STREAM.as_bytes().chunks(1).collect();
+        assert_eq!(decode(&single), whole);
+    }
+
+    #[test]
+    fn a_frame_past_the_bound_is_an_error_not_memory() {
+        let mut decoder = Decoder::new(16);
+        assert!(decoder.push(b"data: 12345\n\ndata: 12345\n\n", |_, _| {}).is_ok());
+        let endless = vec![b'x'; 17];
+        assert_eq!(decoder.push(&endless, |_, _| {}), Err(FrameTooLarge { limit: 16 }));
+    }
+
+    #[test]
+    fn no_character_of_a_frame_can_be_taken_for_a_line_end() {
+        let mut frames = BytesMut::new();
+        let raw = serde_json::value::RawValue::from_string("{\"z\":\n \"a\u{2029}\"}".to_owned()).unwrap();
+        encode(&mut frames, "x", &("a\u{2028}b\u{2029}\n\r—", raw));
+        let text = std::str::from_utf8(&frames).unwrap();
+        assert_eq!(text, "event: x\ndata: [\"a\\u2028b\\u2029\\n\\r—\",{\"z\": \"a\\u2029\"}]\n\n");
+    }
+}

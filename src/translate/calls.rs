@@ -1,0 +1,234 @@
+//! The tool calls of one answer: which delta belongs to which call, and what has been gathered of each.
+//!
+//! Backends disagree on how a delta names its call: by `index`, by `id`, by both, by neither, or with the same index
+//! for every call. The rules of [`Calls::locate`] never collapse two calls into one.
+
+use crate::id::{ItemPrefix, ResponseId};
+use crate::openai::chat::ToolCallDelta;
+
+/// The calls in the order in which they began.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    calls: Vec<Call>,
+}
+
+/// One call, as far as it has come.
+#[derive(Debug, Default)]
+pub(super) struct Call {
+    index: Option<u64>,
+    upstream_id: Option<String>,
+    /// Fixed when the call is opened; empty before.
+    pub(super) call_id: String,
+    /// Empty until the upstream has said it.
+    pub(super) name: String,
+    /// JSON text so far.
+    pub(super) arguments: String,
+    scan: ObjectScan,
+    /// Touched by the current chunk's earlier entries.
+    in_this_chunk: bool,
+}
+
+impl Call {
+    /// Whether the arguments are one whole JSON object: nothing but white space can follow.
+    pub(super) fn is_whole(&self) -> bool {
+        self.scan.whole
+    }
+}
+
+impl Calls {
+    /// Says that a new chunk begins.
+    pub(super) fn begin_chunk(&mut self) {
+        for call in &mut self.calls {
+            call.in_this_chunk = false;
+        }
+    }
+
+    /// Adds a delta to the call that it belongs to, or to a new one. Returns which, and the arguments that it added.
+    pub(super) fn add<'d>(&mut self, delta: &'d ToolCallDelta<'_>) -> (usize, &'d str) {
+        let function = delta.function.as_ref();
+        let name = function.and_then(|function| function.name.as_deref()).unwrap_or_default();
+        let arguments = function.and_then(|function| function.arguments.as_deref()).unwrap_or_default();
+        let id = delta.id.as_deref().unwrap_or_default();
+        let position = self.locate(delta.index, id, name, arguments).unwrap_or_else(|| {
+            self.calls.push(Call { index: delta.index, ..Call::default() });
+            self.calls.len() - 1
+        });
+        if let Some(call) = self.calls.get_mut(position) {
+            // Set once, never blanked: later deltas may carry null, an empty string, or the same again.
+            if call.upstream_id.is_none() && !id.is_empty() {
+                call.upstream_id = Some(id.to_owned());
+            }
+            if call.name.is_empty() {
+                call.name.push_str(name);
+            }
+            call.arguments.push_str(arguments);
+            call.scan.push(arguments);
+            call.in_this_chunk = true;
+        }
+        (position, arguments)
+    }
+
+    /// The call that a delta continues; `None` when it begins a new one.
+    fn locate(&self, index: Option<u64>, id: &str, name: &str, arguments: &str) -> Option<usize> {
+        let last_of = |wanted: &dyn Fn(&Call) -> bool| self.calls.iter().rposition(wanted);
+        let starts_anew = |call: &Call| {
+            let other_id = !id.is_empty() && call.upstream_id.as_deref().is_some_and(|known| known != id);
+            let other_name = !call.name.is_empty() && call.name != name;
+            // Only what names a function can begin a call: some backends draw a new id for every delta.
+            !name.is_empty() && (other_id || other_name || (call.is_whole() && !arguments.trim().is_empty()))
+        };
+        let position = match index {
+            Some(index) => last_of(&|call| call.index == Some(index))?,
+            None if !id.is_empty() => match last_of(&|call| call.upstream_id.as_deref() == Some(id)) {
+                Some(position) => position,
+                None if !name.is_empty() => return None,
+                None => self.calls.len().checked_sub(1)?,
+            },
+            None => {
+                let last = self.calls.len().checked_sub(1)?;
+                // Two entries of one chunk that say neither index nor id are two calls.
+                if !name.is_empty() && self.calls.get(last).is_some_and(|call| call.in_this_chunk) {
+                    return None;
+                }
+                last
+            }
+        };
+        self.calls.get(position).is_some_and(|call| !starts_anew(call)).then_some(position)
+    }
+
+    pub(super) fn get(&self, position: usize) -> Option<&Call> {
+        self.calls.get(position)
+    }
+
+    pub(super) fn get_mut(&mut self, position: usize) -> Option<&mut Call> {
+        self.calls.get_mut(position)
+    }
+
+    /// Fixes the call's id: the upstream's, made unique if another call has it, or made up once if there is none.
+    pub(super) fn settle_id(&mut self, position: usize, response: &ResponseId, ordinal: usize) {
+        let Some(call) = self.calls.get(position) else { return };
+        let wanted = call.upstream_id.clone().unwrap_or_else(|| response.item(ItemPrefix::Call, ordinal));
+        let taken = |id: &str| self.calls.iter().any(|call| call.call_id == id);
+        let mut call_id = wanted.clone();
+        let mut suffix = 2;
+        while taken(&call_id) {
+            call_id = format!("{wanted}_{suffix}");
+            suffix += 1;
+        }
+        if let Some(call) = self.calls.get_mut(position) {
+            call.call_id = call_id;
+        }
+    }
+}
+
+/// Finds the end of a JSON object without parsing it twice: depth and string state, byte by byte.
+#[derive(Debug, Default)]
+struct ObjectScan {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+    whole: bool,
+}
+
+impl ObjectScan {
+    fn push(&mut self, text: &str) {
+        for byte in text.bytes() {
+            if self.in_string {
+                match byte {
+                    _ if self.escaped => self.escaped = false,
+                    b'\\' => self.escaped = true,
+                    b'"' => self.in_string = false,
+                    _ => {}
+                }
+                continue;
+            }
+            match byte {
+                b'"' => self.in_string = true,
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' => {
+                    self.depth = self.depth.saturating_sub(1);
+                    self.whole = self.depth == 0;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gathered(chunks: &[&str]) -> Vec<(String, String)> {
+        let mut calls = Calls::default();
+        for chunk in chunks {
+            calls.begin_chunk();
+            for delta in &serde_json::from_str::<Vec<ToolCallDelta<'_>>>(chunk).unwrap() {
+                calls.add(delta);
+            }
+        }
+        calls.calls.into_iter().map(|call| (call.name, call.arguments)).collect()
+    }
+
+    #[test]
+    fn deltas_find_their_call_however_the_backend_names_it() {
+        let two = vec![("f".to_owned(), r#"{"a":1}"#.to_owned()), ("f".to_owned(), r#"{"a":2}"#.to_owned())];
+        let by_index = [
+            r#"[{"index":0,"id":"x","function":{"name":"f","arguments":""}}]"#,
+            r#"[{"index":1,"id":"y","function":{"name":"f","arguments":"{\"a\""}}]"#,
+            r#"[{"index":0,"id":null,"function":{"name":null,"arguments":"{\"a\":1}"}}]"#,
+            r#"[{"index":1,"id":"","function":{"name":"","arguments":":2}"}}]"#,
+        ];
+        assert_eq!(gathered(&by_index), two);
+        let same_index = [
+            r#"[{"index":0,"id":"x","function":{"name":"f","arguments":"{\"a\":1}"}}]"#,
+            r#"[{"index":0,"id":"y","function":{"name":"f","arguments":"{\"a\":2}"}}]"#,
+        ];
+        assert_eq!(gathered(&same_index), two);
+        let no_index = [
+            r#"[{"id":"x","function":{"name":"f","arguments":"{\"a\""}}]"#,
+            r#"[{"function":{"arguments":":1}"}}]"#,
+            r#"[{"id":"y","function":{"name":"f","arguments":{"a":2}}}]"#,
+        ];
+        assert_eq!(gathered(&no_index), two);
+        let nothing_but_names = [
+            r#"[{"function":{"name":"f","arguments":"{\"a\":1}"}},{"function":{"name":"f","arguments":"{\"a\":2}"}}]"#,
+        ];
+        assert_eq!(gathered(&nothing_but_names), two);
+        let same_index_no_id = [
+            r#"[{"index":0,"function":{"name":"f","arguments":"{\"a\":1}"}}]"#,
+            r#"[{"index":0,"function":{"name":"f","arguments":"{\"a\":2}"}}]"#,
+        ];
+        assert_eq!(gathered(&same_index_no_id), two);
+    }
+
+    #[test]
+    fn a_name_repeated_or_an_id_redrawn_with_every_delta_stays_one_call() {
+        let one = vec![("f".to_owned(), r#"{"a":1}"#.to_owned())];
+        let repeated = [
+            r#"[{"index":0,"id":"x","function":{"name":"f","arguments":"{\"a\""}}]"#,
+            r#"[{"index":0,"id":"x","function":{"name":"f","arguments":":1}"}}]"#,
+        ];
+        assert_eq!(gathered(&repeated), one);
+        let redrawn = [
+            r#"[{"index":0,"id":"x","function":{"name":"f","arguments":"{\"a\""}}]"#,
+            r#"[{"index":0,"id":"y","function":{"arguments":":1}"}}]"#,
+        ];
+        assert_eq!(gathered(&redrawn), one);
+    }
+
+    #[test]
+    fn the_end_of_an_object_is_found_through_strings_and_nesting() {
+        for (text, whole) in [
+            (r#"{"a":"}\"}","b":{"c":[]}}"#, true),
+            (r#"{"a":"}"#, false),
+            ("", false),
+            ("{}", true),
+            (r#"{"a":{}"#, false),
+        ] {
+            let mut scan = ObjectScan::default();
+            scan.push(text);
+            assert_eq!(scan.whole, whole, "{text}");
+        }
+    }
+}

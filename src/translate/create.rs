@@ -1,0 +1,343 @@
+//! Reading the body of POST /v1/responses.
+//!
+//! Everything that depends on the request alone is decided here, before the store is asked for the history: types,
+//! bounds, and what is not offered. Explicit nulls mean absent (CONTRACT §4).
+
+use serde::Deserialize;
+use serde_json::Number;
+use serde_json::value::RawValue;
+
+use super::error::RequestError;
+use super::lossy::Lossy;
+use crate::id::ResponseId;
+use crate::openai::item::{self, Item};
+use crate::openai::raw::{RawObject, read_raw};
+
+/// Metadata bounds of the reference (CONTRACT §9): pairs, key characters, value characters.
+const METADATA_BOUNDS: (usize, usize, usize) = (16, 64, 512);
+
+/// The most alternatives per token that the reference allows.
+const MAX_TOP_LOGPROBS: u32 = 20;
+
+/// A request to create a response, checked as far as it can be without settings and history.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the members are those of the reference, named as there")]
+pub struct CreateRequest {
+    pub model: Option<String>,
+    pub input: Vec<InputItem>,
+    pub instructions: Option<String>,
+    pub previous_response_id: Option<ResponseId>,
+    pub store: bool,
+    pub stream: bool,
+    pub tools: Vec<RawObject>,
+    pub tool_choice: Option<Box<RawValue>>,
+    pub parallel_tool_calls: Option<bool>,
+    pub text: TextOptions,
+    pub reasoning: Option<ReasoningOptions>,
+    pub max_output_tokens: Option<u64>,
+    pub max_tool_calls: Option<u64>,
+    pub top_logprobs: Option<u32>,
+    /// `include` names `message.output_text.logprobs`.
+    pub include_logprobs: bool,
+    pub metadata: RawObject,
+    pub truncation: Option<String>,
+    pub service_tier: Option<String>,
+    pub user: Option<String>,
+    pub prompt_cache_key: Option<String>,
+    pub safety_identifier: Option<String>,
+    pub temperature: Option<Number>,
+    pub top_p: Option<Number>,
+    pub presence_penalty: Option<Number>,
+    pub frequency_penalty: Option<Number>,
+    /// Backend extras: top-level members that the Responses reference does not know.
+    pub extras: RawObject,
+    /// What was accepted, but cannot be honoured.
+    pub lossy: Lossy,
+}
+
+/// One item of `input`, as it came and as it was understood.
+#[derive(Debug)]
+pub struct InputItem {
+    /// The JSON object.
+    pub object: RawObject,
+    /// Its meaning.
+    pub item: Item,
+}
+
+/// The `text` member.
+#[derive(Debug, Default)]
+pub struct TextOptions {
+    /// `format`, when there is one.
+    pub format: Option<RawObject>,
+    /// `verbosity`, for the echo.
+    pub verbosity: Option<String>,
+}
+
+/// The `reasoning` member.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ReasoningOptions {
+    /// `none` … `xhigh`, or whatever the backend knows.
+    #[serde(default)]
+    pub effort: Option<String>,
+    /// `auto`, `concise` or `detailed`.
+    #[serde(default)]
+    pub summary: Option<String>,
+    /// The older name of `summary`.
+    #[serde(default)]
+    generate_summary: Option<String>,
+}
+
+/// What becomes of a top-level member that this module does not read itself.
+enum Member {
+    /// Read by name in [`CreateRequest::parse`].
+    Read,
+    /// A hint without influence on the answer: kept back.
+    Hint,
+    /// Would change the answer, and cannot be honoured: kept back and reported.
+    Lossy(&'static str),
+    /// Belongs to chat; with `input` present it can only be a mistake.
+    ChatOnly,
+    /// Unknown to the reference: a backend extra.
+    Extra,
+}
+
+fn classify(key: &str) -> Member {
+    match key {
+        "model"
+        | "input"
+        | "instructions"
+        | "previous_response_id"
+        | "store"
+        | "stream"
+        | "tools"
+        | "tool_choice"
+        | "parallel_tool_calls"
+        | "text"
+        | "reasoning"
+        | "max_output_tokens"
+        | "max_tool_calls"
+        | "top_logprobs"
+        | "include"
+        | "metadata"
+        | "truncation"
+        | "service_tier"
+        | "user"
+        | "prompt_cache_key"
+        | "safety_identifier"
+        | "temperature"
+        | "top_p"
+        | "presence_penalty"
+        | "frequency_penalty"
+        | "background"
+        | "conversation"
+        | "prompt"
+        | "n" => Member::Read,
+        "stream_options"
+        | "client_metadata"
+        | "prompt_cache_retention"
+        | "prompt_cache_options"
+        | "background_options"
+        | "stream_id" => Member::Hint,
+        "context_management" => Member::Lossy("context_management"),
+        "moderation" => Member::Lossy("moderation"),
+        "access_programs" => Member::Lossy("access_programs"),
+        "image" => Member::Lossy("image"),
+        "messages" | "functions" | "function_call" => Member::ChatOnly,
+        _ => Member::Extra,
+    }
+}
+
+impl CreateRequest {
+    /// Reads a request body.
+    ///
+    /// # Errors
+    /// [`RequestError`] naming the member at fault; the first one found.
+    pub fn parse(body: &[u8]) -> Result<Self, RequestError> {
+        let members: RawObject = serde_json::from_slice(body).map_err(not_an_object)?;
+        refuse_what_is_not_offered(&members)?;
+
+        let mut lossy = Lossy::default();
+        let mut extras = RawObject::default();
+        for (key, value) in members.iter() {
+            match classify(key) {
+                _ if value.get() == "null" => {}
+                Member::Read | Member::Hint => {}
+                Member::Lossy(what) => lossy.skip(what, ""),
+                Member::ChatOnly if !members.contains("input") => return Err(RequestError::MessagesInsteadOfInput),
+                Member::ChatOnly => {
+                    let reason = "belongs to chat completions; it cannot be combined with 'input'".to_owned();
+                    return Err(RequestError::Unsupported { param: key.to_owned(), reason });
+                }
+                Member::Extra => extras.set(key, value.to_owned()),
+            }
+        }
+
+        let truncation: Option<String> = members.read("truncation")?;
+        match truncation.as_deref() {
+            None | Some("disabled") => {}
+            // Nothing is dropped from the history: an overflow is the client's to see.
+            Some("auto") => lossy.skip("truncation", "auto"),
+            Some(_) => return Err(invalid("truncation", "must be 'auto' or 'disabled'")),
+        }
+        let text = text_options(&members)?;
+        if let Some(verbosity) = &text.verbosity {
+            lossy.skip("text.verbosity", verbosity);
+        }
+        let top_logprobs: Option<u32> = members.read("top_logprobs")?;
+        if top_logprobs.is_some_and(|count| count > MAX_TOP_LOGPROBS) {
+            return Err(invalid("top_logprobs", "must be between 0 and 20"));
+        }
+        Ok(Self {
+            model: members.read::<String>("model")?.filter(|model| !model.is_empty()),
+            input: input_items(&members)?,
+            instructions: members.read("instructions")?,
+            previous_response_id: previous_response_id(&members)?,
+            store: members.read("store")?.unwrap_or(true),
+            stream: members.read("stream")?.unwrap_or(false),
+            tools: members.read("tools")?.unwrap_or_default(),
+            tool_choice: members.raw("tool_choice").map(ToOwned::to_owned),
+            parallel_tool_calls: members.read("parallel_tool_calls")?,
+            text,
+            reasoning: members.read::<ReasoningOptions>("reasoning")?.map(ReasoningOptions::with_older_name),
+            max_output_tokens: positive(&members, "max_output_tokens")?,
+            max_tool_calls: positive(&members, "max_tool_calls")?,
+            top_logprobs,
+            include_logprobs: include_logprobs(&members, &mut lossy)?,
+            metadata: metadata(&members)?,
+            truncation,
+            service_tier: members.read("service_tier")?,
+            user: members.read("user")?,
+            prompt_cache_key: members.read("prompt_cache_key")?,
+            safety_identifier: members.read("safety_identifier")?,
+            temperature: members.read("temperature")?,
+            top_p: members.read("top_p")?,
+            presence_penalty: members.read("presence_penalty")?,
+            frequency_penalty: members.read("frequency_penalty")?,
+            extras,
+            lossy,
+        })
+    }
+}
+
+impl ReasoningOptions {
+    fn with_older_name(mut self) -> Self {
+        self.summary = self.summary.or(self.generate_summary.take());
+        self
+    }
+}
+
+/// serde_json's reasons say where the text breaks, and quote nothing of it beyond one character.
+fn not_an_object(error: serde_json::Error) -> RequestError {
+    RequestError::NotAnObject(match error.classify() {
+        serde_json::error::Category::Data => "expected an object".to_owned(),
+        _ => error.to_string(),
+    })
+}
+
+fn invalid(param: &str, reason: impl Into<String>) -> RequestError {
+    RequestError::InvalidValue { param: param.to_owned(), reason: reason.into() }
+}
+
+fn refuse_what_is_not_offered(members: &RawObject) -> Result<(), RequestError> {
+    let unsupported = |param: &str, reason: &str| {
+        Err(RequestError::Unsupported { param: param.to_owned(), reason: reason.to_owned() })
+    };
+    if members.raw("conversation").is_some() {
+        if members.raw("previous_response_id").is_some() {
+            return Err(invalid("conversation", "cannot be combined with 'previous_response_id'"));
+        }
+        return unsupported("conversation", "conversations are not offered; chain with 'previous_response_id'");
+    }
+    if members.raw("prompt").is_some() {
+        return unsupported("prompt", "stored prompts are not offered; send 'instructions' and 'input'");
+    }
+    if members.read::<bool>("background")?.unwrap_or(false) {
+        return unsupported("background", "background responses are not offered");
+    }
+    if members.read::<u64>("n")?.is_some_and(|n| n != 1) {
+        return unsupported("n", "a response has one answer");
+    }
+    Ok(())
+}
+
+fn previous_response_id(members: &RawObject) -> Result<Option<ResponseId>, RequestError> {
+    members
+        .read::<String>("previous_response_id")?
+        .map(|id| ResponseId::parse(&id).map_err(|_| RequestError::PreviousNotFound { id }))
+        .transpose()
+}
+
+fn input_items(members: &RawObject) -> Result<Vec<InputItem>, RequestError> {
+    let Some(input) = members.raw("input") else {
+        return Err(RequestError::Missing { param: "input".to_owned() });
+    };
+    let objects = if input.get().starts_with('"') {
+        let text: String = read_raw("input", input)?;
+        vec![item::message_from_text(&text).map_err(|error| invalid("input", error.to_string()))?]
+    } else {
+        let items: Vec<Box<RawValue>> =
+            read_raw("input", input).map_err(|_| invalid("input", "must be a string or a list of items"))?;
+        let object = |(index, raw): (usize, Box<RawValue>)| read_raw(&format!("input[{index}]"), &raw);
+        items.into_iter().enumerate().map(object).collect::<Result<Vec<RawObject>, _>>()?
+    };
+    let parsed = |(index, object): (usize, RawObject)| {
+        let item = item::parse(&object, &format!("input[{index}]"))?;
+        Ok(InputItem { object, item })
+    };
+    objects.into_iter().enumerate().map(parsed).collect()
+}
+
+fn positive(members: &RawObject, key: &str) -> Result<Option<u64>, RequestError> {
+    match members.read::<u64>(key)? {
+        Some(0) => Err(invalid(key, "must be at least 1")),
+        other => Ok(other),
+    }
+}
+
+fn text_options(members: &RawObject) -> Result<TextOptions, RequestError> {
+    let Some(text) = members.read::<RawObject>("text")? else { return Ok(TextOptions::default()) };
+    let nested = |error: crate::openai::raw::InvalidMember| {
+        RequestError::InvalidType(crate::openai::raw::InvalidMember {
+            param: format!("text.{}", error.param),
+            reason: error.reason,
+        })
+    };
+    Ok(TextOptions { format: text.read("format").map_err(nested)?, verbosity: text.read("verbosity").map_err(nested)? })
+}
+
+fn include_logprobs(members: &RawObject, lossy: &mut Lossy) -> Result<bool, RequestError> {
+    let mut logprobs = false;
+    for value in members.read::<Vec<String>>("include")?.unwrap_or_default() {
+        match value.as_str() {
+            "message.output_text.logprobs" => logprobs = true,
+            // They concern items that no request here can lead to, and Codex always asks for the first.
+            "reasoning.encrypted_content"
+            | "file_search_call.results"
+            | "web_search_call.results"
+            | "web_search_call.action.sources"
+            | "message.input_image.image_url"
+            | "computer_call_output.output.image_url"
+            | "code_interpreter_call.outputs" => {}
+            other => lossy.skip("include", other),
+        }
+    }
+    Ok(logprobs)
+}
+
+fn metadata(members: &RawObject) -> Result<RawObject, RequestError> {
+    let Some(metadata) = members.read::<RawObject>("metadata")? else { return Ok(RawObject::default()) };
+    let (pairs, key_chars, value_chars) = METADATA_BOUNDS;
+    if metadata.iter().count() > pairs {
+        return Err(invalid("metadata", format!("must have at most {pairs} pairs")));
+    }
+    for (key, value) in metadata.iter() {
+        if key.chars().count() > key_chars {
+            return Err(invalid("metadata", format!("keys must have at most {key_chars} characters")));
+        }
+        let text: String = read_raw("metadata", value).map_err(|_| invalid("metadata", "values must be strings"))?;
+        if text.chars().count() > value_chars {
+            return Err(invalid("metadata", format!("values must have at most {value_chars} characters")));
+        }
+    }
+    Ok(metadata)
+}

@@ -1,0 +1,24 @@
+//! The translation core: Responses requests into chat requests, chat answers into responses.
+//!
+//! Pure and synchronous. It may use `openai`, `id` and `sse`; it knows no Envoy, no store, no clock and no randomness:
+//! time and ids are arguments. It logs nothing and counts nothing; what it had to leave out it reports as [`Lossy`].
+
+pub mod create;
+pub mod error;
+pub mod lossy;
+pub mod request;
+pub mod settings;
+pub mod stream;
+pub mod tools;
+pub mod upstream_error;
+
+mod calls;
+mod emitter;
+mod transcript;
+
+pub use create::CreateRequest;
+pub use error::{BadAnswer, RequestError};
+pub use lossy::Lossy;
+pub use request::{Plan, Translated, Turn, request};
+pub use settings::Settings;
+pub use stream::{AnswerForm, End, Finished, ResponseStream};

@@ -1,0 +1,296 @@
+//! One Responses request, with the history it continues, into one chat request and the [`Plan`] for its answer.
+
+use serde::Deserialize;
+use serde_json::Number;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::create::{CreateRequest, InputItem, ReasoningOptions, TextOptions};
+use super::error::RequestError;
+use super::lossy::Lossy;
+use super::settings::{MaxTokensField, Settings};
+use super::tools::{self, ToolSet};
+use super::transcript::Transcript;
+use crate::id::ResponseId;
+use crate::openai::chat::{ChatRequest, JsonSchema, ResponseFormat, StreamOptions};
+use crate::openai::item;
+use crate::openai::raw::{InvalidMember, RawObject};
+use crate::openai::responses::{
+    Echo, IncompleteDetails, OutputItem, ReasoningEcho, Response, ResponseError, Status, TextEcho, Usage, output_text,
+};
+
+/// A turn of the history: what was sent and what was answered, as the store kept it.
+#[derive(Debug, Clone, Copy)]
+pub struct Turn<'a> {
+    /// The turn's input items, normalised.
+    pub input: &'a [Box<RawValue>],
+    /// The turn's response object.
+    pub response: &'a RawValue,
+}
+
+/// A request that was translated.
+#[derive(Debug)]
+pub struct Translated {
+    /// The body for `/v1/chat/completions`.
+    pub chat: Vec<u8>,
+    /// What the answer must remember.
+    pub plan: Plan,
+}
+
+/// All that the answer must remember of its request.
+#[derive(Debug)]
+pub struct Plan {
+    /// The response's id.
+    pub id: ResponseId,
+    /// Seconds since the epoch.
+    pub created_at: u64,
+    /// Whether the client asked for a stream. Decided by the body alone, never by `accept`.
+    pub stream: bool,
+    /// Whether the response is to be stored.
+    pub store: bool,
+    /// Whether reasoning is shown as summary, because the request asked for one.
+    pub summary: bool,
+    /// This turn's input items, normalised, each with an id.
+    pub input: Vec<Box<RawValue>>,
+    /// What was left out.
+    pub lossy: Lossy,
+    echo: Echo,
+}
+
+impl Plan {
+    /// The model that goes up and comes back.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.echo.model
+    }
+
+    /// The response object in a given state.
+    pub(super) fn response<'a>(&'a self, state: ResponseState<'a>) -> Response<'a> {
+        Response {
+            id: &self.id,
+            object: "response",
+            created_at: self.created_at,
+            status: state.status,
+            background: false,
+            completed_at: state.completed_at,
+            conversation: None,
+            error: state.error,
+            incomplete_details: state.incomplete_details,
+            echo: &self.echo,
+            output: state.output,
+            output_text: output_text(state.output),
+            store: self.store,
+            usage: state.usage,
+        }
+    }
+}
+
+/// What of a response changes while it is produced.
+pub(super) struct ResponseState<'a> {
+    pub(super) status: Status,
+    pub(super) completed_at: Option<u64>,
+    pub(super) error: Option<&'a ResponseError>,
+    pub(super) incomplete_details: Option<IncompleteDetails>,
+    pub(super) output: &'a [OutputItem],
+    pub(super) usage: Option<Usage>,
+}
+
+/// Translates a request. `history` is oldest first; `id` and `now` (seconds since the epoch) become the response's.
+///
+/// # Errors
+/// [`RequestError`]; nothing went up then.
+pub fn request(
+    create: CreateRequest,
+    history: &[Turn<'_>],
+    settings: &Settings,
+    id: ResponseId,
+    now: u64,
+) -> Result<Translated, RequestError> {
+    let mut create = create;
+    let mut lossy = std::mem::take(&mut create.lossy);
+    let model = create.model.take().or_else(|| settings.default_model.clone());
+    let model = model.ok_or_else(|| RequestError::Missing { param: "model".to_owned() })?;
+    let tool_set = tools::translate(&create.tools, create.tool_choice.as_deref(), &mut lossy)?;
+    let response_format = response_format(&create.text)?;
+
+    let mut transcript = Transcript::new(settings, create.instructions.as_deref());
+    for turn in history {
+        add_turn(&mut transcript, *turn, &mut lossy)?;
+    }
+    let input = add_input(&mut transcript, std::mem::take(&mut create.input), &id, &mut lossy)?;
+    let messages = transcript.into_messages()?;
+    if input.is_empty() && history.is_empty() {
+        return Err(RequestError::InvalidValue { param: "input".to_owned(), reason: "must not be empty".to_owned() });
+    }
+
+    let summary = create.reasoning.as_ref().is_some_and(|reasoning| reasoning.summary.is_some());
+    let echo = echo(&create, &tool_set, model)?;
+    let has_tools = !tool_set.chat.is_empty();
+    let logprobs = create.include_logprobs || create.top_logprobs.is_some_and(|count| count > 0);
+    let (max_completion_tokens, max_tokens) = match settings.max_tokens_field {
+        MaxTokensField::MaxCompletionTokens => (create.max_output_tokens, None),
+        MaxTokensField::MaxTokens => (None, create.max_output_tokens),
+    };
+    let mut chat = ChatRequest {
+        model: &echo.model,
+        messages,
+        stream: create.stream,
+        stream_options: create.stream.then_some(StreamOptions { include_usage: true }),
+        tools: tool_set.chat,
+        tool_choice: tool_set.choice,
+        parallel_tool_calls: create.parallel_tool_calls.filter(|_| has_tools),
+        response_format,
+        reasoning_effort: create.reasoning.and_then(|reasoning| reasoning.effort),
+        max_completion_tokens,
+        max_tokens,
+        temperature: create.temperature,
+        top_p: create.top_p,
+        presence_penalty: create.presence_penalty,
+        frequency_penalty: create.frequency_penalty,
+        logprobs: logprobs.then_some(true),
+        top_logprobs: create.top_logprobs.filter(|_| logprobs),
+        service_tier: create.service_tier,
+        user: create.user,
+        extras: RawObject::default(),
+    };
+    chat.extras = extras(&create.extras, &chat, settings, &mut lossy);
+    let body = serde_json::to_vec(&chat).map_err(unserialisable)?;
+    let plan = Plan { id, created_at: now, stream: create.stream, store: create.store, summary, input, lossy, echo };
+    Ok(Translated { chat: body, plan })
+}
+
+/// What was parsed from JSON serialises again; should it not, the history is at fault, never the client.
+fn unserialisable(error: serde_json::Error) -> RequestError {
+    RequestError::History(error.to_string())
+}
+
+fn add_turn(transcript: &mut Transcript<'_>, turn: Turn<'_>, lossy: &mut Lossy) -> Result<(), RequestError> {
+    #[derive(Deserialize)]
+    struct Output {
+        output: Vec<Box<RawValue>>,
+    }
+    let unreadable = |error: &dyn std::fmt::Display| RequestError::History(error.to_string());
+    let output: Output = serde_json::from_str(turn.response.get()).map_err(|error| unreadable(&error))?;
+    for raw in turn.input.iter().chain(&output.output) {
+        let object: RawObject = serde_json::from_str(raw.get()).map_err(|error| unreadable(&error))?;
+        let item = item::parse(&object, "history").map_err(|error| unreadable(&error))?;
+        transcript.add(object.text("id"), item, "history", lossy)?;
+    }
+    Ok(())
+}
+
+fn add_input(
+    transcript: &mut Transcript<'_>,
+    input: Vec<InputItem>,
+    id: &ResponseId,
+    lossy: &mut Lossy,
+) -> Result<Vec<Box<RawValue>>, RequestError> {
+    let mut used = std::collections::HashSet::with_capacity(input.len());
+    let mut normalised = Vec::with_capacity(input.len());
+    for (index, InputItem { object, item }) in input.into_iter().enumerate() {
+        transcript.add(object.text("id"), item.clone(), &format!("input[{index}]"), lossy)?;
+        let mut item_id = item::id_for(&object, &item, id, index);
+        if !used.insert(item_id.clone()) {
+            // Paging by id needs ids that differ within a turn.
+            item_id = item::id_for(&RawObject::default(), &item, id, index);
+            used.insert(item_id.clone());
+        }
+        normalised.push(item::normalise(object, &item, &item_id).map_err(unserialisable)?);
+    }
+    Ok(normalised)
+}
+
+fn format_error(key: &str, reason: &str) -> RequestError {
+    RequestError::InvalidValue { param: format!("text.format{key}"), reason: reason.to_owned() }
+}
+
+fn response_format(text: &TextOptions) -> Result<Option<ResponseFormat>, RequestError> {
+    let Some(format) = &text.format else { return Ok(None) };
+    fn member<T: serde::de::DeserializeOwned>(format: &RawObject, key: &str) -> Result<Option<T>, RequestError> {
+        format.read(key).map_err(|InvalidMember { reason, .. }| format_error(&format!(".{key}"), &reason))
+    }
+    match member::<String>(format, "type")?.as_deref() {
+        None => Err(format_error(".type", "is required")),
+        Some("text") => Ok(None),
+        Some("json_object") => Ok(Some(ResponseFormat::JsonObject)),
+        Some("json_schema") => {
+            member::<RawObject>(format, "schema")?;
+            let schema = format.raw("schema").ok_or_else(|| format_error(".schema", "is required"))?;
+            let json_schema = JsonSchema {
+                name: member(format, "name")?.ok_or_else(|| format_error(".name", "is required"))?,
+                description: member(format, "description")?,
+                schema: schema.to_owned(),
+                strict: member(format, "strict")?,
+            };
+            Ok(Some(ResponseFormat::JsonSchema { json_schema }))
+        }
+        Some(_) => Err(format_error(".type", "must be 'text', 'json_object' or 'json_schema'")),
+    }
+}
+
+/// The backend extras that go up: those the operator allows, never one that the request says in the Responses way.
+fn extras(given: &RawObject, chat: &ChatRequest<'_>, settings: &Settings, lossy: &mut Lossy) -> RawObject {
+    let mut extras = RawObject::default();
+    for (key, value) in given.iter() {
+        let said_already = match key {
+            "response_format" => chat.response_format.is_some(),
+            "reasoning_effort" => chat.reasoning_effort.is_some(),
+            "max_tokens" | "max_completion_tokens" => chat.max_tokens.or(chat.max_completion_tokens).is_some(),
+            "logprobs" => chat.logprobs.is_some(),
+            _ => false,
+        };
+        if said_already || !settings.forward_unknown.allows(key) {
+            lossy.skip("extra", key);
+        } else {
+            extras.set(key, value.to_owned());
+        }
+    }
+    extras
+}
+
+fn echo(create: &CreateRequest, tools: &ToolSet, model: String) -> Result<Echo, RequestError> {
+    let or_one = |number: &Option<Number>| number.clone().or_else(|| Number::from_f64(1.0)).unwrap_or_else(|| 1.into());
+    let or_zero =
+        |number: &Option<Number>| number.clone().or_else(|| Number::from_f64(0.0)).unwrap_or_else(|| 0.into());
+    let reasoning =
+        create.reasoning.clone().map(|ReasoningOptions { effort, summary, .. }| ReasoningEcho { effort, summary });
+    Ok(Echo {
+        instructions: create.instructions.clone(),
+        max_output_tokens: create.max_output_tokens,
+        max_tool_calls: create.max_tool_calls,
+        model,
+        parallel_tool_calls: create.parallel_tool_calls.unwrap_or(true),
+        previous_response_id: create.previous_response_id.clone(),
+        prompt_cache_key: create.prompt_cache_key.clone(),
+        reasoning,
+        safety_identifier: create.safety_identifier.clone(),
+        service_tier: create.service_tier.clone().unwrap_or_else(|| "default".to_owned()),
+        temperature: or_one(&create.temperature),
+        text: text_echo(&create.text).map_err(unserialisable)?,
+        tool_choice: tools::echo_of_choice(create.tool_choice.as_deref()).map_err(unserialisable)?,
+        tools: tools.echo.clone(),
+        top_logprobs: create.top_logprobs.unwrap_or(0),
+        top_p: or_one(&create.top_p),
+        presence_penalty: or_zero(&create.presence_penalty),
+        frequency_penalty: or_zero(&create.frequency_penalty),
+        truncation: create.truncation.clone().unwrap_or_else(|| "disabled".to_owned()),
+        user: create.user.clone(),
+        metadata: create.metadata.clone(),
+    })
+}
+
+/// `text` of the response: the format as given, a schema's gaps filled with null, or `{"type":"text"}`.
+fn text_echo(text: &TextOptions) -> Result<TextEcho, serde_json::Error> {
+    let mut format = text.format.clone().unwrap_or_default();
+    match format.text("type").as_deref() {
+        None => format.set("type", to_raw_value("text")?),
+        Some("json_schema") => {
+            for key in ["description", "strict"] {
+                if !format.contains(key) {
+                    format.set(key, RawValue::NULL.to_owned());
+                }
+            }
+        }
+        Some(_) => {}
+    }
+    Ok(TextEcho { format, verbosity: text.verbosity.clone() })
+}

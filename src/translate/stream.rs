@@ -1,0 +1,796 @@
+//! The stream machine: a chat answer, whole or in chunks cut anywhere, into a response and its events.
+//!
+//! ```text
+//!            reasoning          text, refusal           call with a name
+//! Nothing ──────────────► Reasoning ─────────► Message ─────────► Call
+//!    ▲                        │                   │                 │
+//!    └── close: the item's ───┴── done events ────┴─────────────────┘
+//! ```
+//! One item is open at a time. Anything that does not continue the open item waits in `held`, and enters when the open
+//! item can end: reasoning and messages end at once, a call when its arguments are one whole JSON object, because
+//! backends interleave the deltas of parallel calls and clients garble interleaved items (CONTRACT §6).
+//!
+//! The unstreamed answer goes through the same machine with a silent emitter, so both are the same response.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::calls::Calls;
+use super::emitter::Emitter;
+use super::error::BadAnswer;
+use super::request::{Plan, ResponseState};
+use super::settings::Settings;
+use super::upstream_error::UpstreamError;
+use crate::id::ItemPrefix;
+use crate::openai::chat::{ChatAnswer, Message, TokenLogprob, ToolCallDelta};
+use crate::openai::event::Event;
+use crate::openai::responses::{
+    ContentPart, IncompleteDetails, IncompleteReason, OutputItem, ResponseError, Status, Usage,
+};
+use crate::sse::Decoder;
+
+/// What the client is answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerForm {
+    /// Server-sent events; created and in_progress are ready at once.
+    Events,
+    /// One JSON body; no event is encoded.
+    Json,
+}
+
+/// How the upstream's answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Its last byte came.
+    Complete,
+    /// The client or the upstream went away mid-way; which, cannot be told apart.
+    Disconnected,
+    /// The router is shutting down and the grace has run out.
+    ShuttingDown,
+}
+
+/// The machine. See the module's diagram.
+#[derive(Debug)]
+pub struct ResponseStream {
+    plan: Plan,
+    decoder: Decoder,
+    emitter: Emitter,
+    /// Closed items. The open one, if any, has the next index.
+    output: Vec<OutputItem>,
+    open: Open,
+    held: VecDeque<Held>,
+    calls: Calls,
+    usage: Option<Usage>,
+    finish_reason: Option<FinishReason>,
+    failure: Option<ResponseError>,
+    /// The upstream said `[DONE]`.
+    done: bool,
+    answer_bytes: usize,
+    max_answer_bytes: usize,
+}
+
+#[derive(Debug)]
+enum Open {
+    Nothing,
+    Reasoning {
+        id: String,
+        text: String,
+    },
+    /// The last part is open, the others are closed.
+    Message {
+        id: String,
+        parts: Vec<ContentPart>,
+    },
+    Call {
+        id: String,
+        position: usize,
+    },
+}
+
+/// Content that waits for the open item to end.
+#[derive(Debug)]
+enum Held {
+    Reasoning(String),
+    Text { text: String, logprobs: Vec<TokenLogprob> },
+    Refusal(String),
+    Call { position: usize },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FinishReason {
+    Natural,
+    Length,
+    ContentFilter,
+    Aborted,
+}
+
+impl FinishReason {
+    /// The reasons that backends use. An unknown one ended the answer all the same; the items decide (TRAPS X10).
+    fn read(reason: &str) -> Self {
+        match reason {
+            "length" | "max_tokens" | "model_length" | "max_output_tokens" => Self::Length,
+            "content_filter" => Self::ContentFilter,
+            "abort" | "aborted" | "error" | "cancelled" => Self::Aborted,
+            _ => Self::Natural,
+        }
+    }
+}
+
+impl ResponseStream {
+    /// A machine for one answer. For [`AnswerForm::Events`], created and in_progress wait in [`Self::take`].
+    #[must_use]
+    pub fn new(plan: Plan, form: AnswerForm, settings: &Settings) -> Self {
+        let mut stream = Self {
+            plan,
+            decoder: Decoder::new(settings.max_sse_frame_bytes),
+            emitter: Emitter::new(form == AnswerForm::Json),
+            output: Vec::new(),
+            open: Open::Nothing,
+            held: VecDeque::new(),
+            calls: Calls::default(),
+            usage: None,
+            finish_reason: None,
+            failure: None,
+            done: false,
+            answer_bytes: 0,
+            max_answer_bytes: settings.max_answer_bytes,
+        };
+        let response = stream.plan.response(in_progress());
+        stream.emitter.emit(|sequence_number| Event::Created { sequence_number, response: &response });
+        stream.emitter.emit(|sequence_number| Event::InProgress { sequence_number, response: &response });
+        stream
+    }
+
+    /// The plan that this answer follows.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The events that are ready.
+    pub fn take(&mut self) -> Bytes {
+        self.emitter.take()
+    }
+
+    /// Takes bytes of the upstream's event stream and returns the events that follow from them, in whole frames.
+    pub fn push(&mut self, bytes: &[u8]) -> Bytes {
+        // The decoder lends its frames to `chunk`, so it cannot stay inside `self` meanwhile. An empty one costs nothing.
+        let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(0));
+        if decoder.push(bytes, |event, data| self.chunk(event, data)).is_err() {
+            self.fail(upstream_failure("The upstream sent an event that is too large."));
+        }
+        self.decoder = decoder;
+        self.emitter.take()
+    }
+
+    /// Takes the body of an unstreamed answer.
+    ///
+    /// # Errors
+    /// [`BadAnswer`] when there is no usable message in it.
+    pub fn push_completion(&mut self, body: &[u8]) -> Result<(), BadAnswer> {
+        let answer: ChatAnswer<'_> =
+            serde_json::from_slice(body).map_err(|error| BadAnswer(format!("not a chat completion: {error}")))?;
+        if let Some(error) = reported_error(&answer, b"", body) {
+            return Err(BadAnswer(error.response_error().message));
+        }
+        self.usage = answer.usage.map(Usage::from);
+        let choice = answer.choices.into_iter().find(|choice| choice.index.unwrap_or(0) == 0);
+        let choice = choice.ok_or_else(|| BadAnswer("no choices".to_owned()))?;
+        let mut message = choice.message.ok_or_else(|| BadAnswer("no message".to_owned()))?;
+        for (index, call) in message.tool_calls.iter_mut().enumerate() {
+            // Each entry of a whole message is a call of its own, whatever index it carries.
+            call.index = u64::try_from(index).ok();
+        }
+        self.message(&message, choice.logprobs.map(|logprobs| logprobs.content).unwrap_or_default());
+        // A whole answer without a reason is whole all the same.
+        let reason = choice.finish_reason.as_deref().map_or(FinishReason::Natural, FinishReason::read);
+        self.finish_reason = Some(reason);
+        Ok(())
+    }
+
+    /// Repeats in_progress, for clients that give up on a silent stream.
+    pub fn heartbeat(&mut self) -> Bytes {
+        let response = self.plan.response(in_progress());
+        self.emitter.emit(|sequence_number| Event::InProgress { sequence_number, response: &response });
+        self.emitter.take()
+    }
+
+    /// Whether nothing more can come: the upstream said so, or has failed. Then [`Self::finish`] is due.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.done || self.failure.is_some()
+    }
+
+    /// Ends the answer as failed. The first failure counts.
+    pub fn fail(&mut self, error: ResponseError) {
+        self.failure.get_or_insert(error);
+    }
+
+    fn chunk(&mut self, event: &[u8], data: &[u8]) {
+        let data = data.trim_ascii();
+        if self.is_over() || data.is_empty() {
+            return;
+        }
+        if data == b"[DONE]" {
+            self.done = true;
+            return;
+        }
+        let answer: ChatAnswer<'_> = match serde_json::from_slice(data) {
+            Ok(answer) => answer,
+            Err(_) if event == b"error" => return self.fail(UpstreamError::parse(data).response_error()),
+            Err(_) => return self.fail(upstream_failure("The upstream sent a chunk that cannot be read.")),
+        };
+        if let Some(error) = reported_error(&answer, event, data) {
+            return self.fail(error.response_error());
+        }
+        // Some backends count as they go: the last count is the whole.
+        self.usage = answer.usage.map(Usage::from).or(self.usage);
+        for choice in answer.choices.into_iter().filter(|choice| choice.index.unwrap_or(0) == 0) {
+            let logprobs = choice.logprobs.map(|logprobs| logprobs.content).unwrap_or_default();
+            // A chunk that carries a whole `message` is how some proxies end a stream that they did not stream.
+            if let Some(delta) = choice.delta.or(choice.message) {
+                self.message(&delta, logprobs);
+            }
+            if let Some(reason) = choice.finish_reason.as_deref().filter(|reason| !reason.is_empty()) {
+                self.finish_reason = Some(FinishReason::read(reason));
+            }
+        }
+    }
+
+    fn message(&mut self, message: &Message<'_>, logprobs: Vec<TokenLogprob>) {
+        if let Some(text) = message.reasoning_text() {
+            self.hold(text.len(), Held::Reasoning(text.into_owned()));
+        }
+        if let Some(text) = message.content.as_deref().filter(|text| !text.is_empty()) {
+            self.hold(text.len(), Held::Text { text: text.to_owned(), logprobs });
+        }
+        if let Some(text) = message.refusal.as_deref().filter(|text| !text.is_empty()) {
+            self.hold(text.len(), Held::Refusal(text.to_owned()));
+        }
+        self.calls.begin_chunk();
+        for delta in &message.tool_calls {
+            self.call(delta);
+        }
+    }
+
+    /// Counts what must be kept of the answer; false once it is too much.
+    fn fits(&mut self, bytes: usize) -> bool {
+        self.answer_bytes = self.answer_bytes.saturating_add(bytes);
+        let fits = self.answer_bytes <= self.max_answer_bytes;
+        if !fits {
+            self.fail(upstream_failure("The upstream's answer is larger than this service accepts."));
+        }
+        fits
+    }
+
+    fn hold(&mut self, bytes: usize, content: Held) {
+        if !self.fits(bytes) {
+            return;
+        }
+        match (self.held.back_mut(), content) {
+            (Some(Held::Reasoning(held)), Held::Reasoning(more)) => held.push_str(&more),
+            (Some(Held::Refusal(held)), Held::Refusal(more)) => held.push_str(&more),
+            (Some(Held::Text { text, logprobs }), Held::Text { text: more, logprobs: more_logprobs }) => {
+                text.push_str(&more);
+                logprobs.extend(more_logprobs);
+            }
+            (_, content) => self.held.push_back(content),
+        }
+        self.advance();
+    }
+
+    fn call(&mut self, delta: &ToolCallDelta<'_>) {
+        let (position, arguments) = self.calls.add(delta);
+        // An empty call costs memory too.
+        if !self.fits(arguments.len() + size_of::<OutputItem>()) {
+            return;
+        }
+        let is_held = |held: &Held| matches!(held, Held::Call { position: held } if *held == position);
+        let opened = self.calls.get(position).is_some_and(|call| !call.call_id.is_empty());
+        match &self.open {
+            Open::Call { id, position: open } if *open == position => {
+                if !arguments.is_empty() {
+                    let output_index = self.output.len();
+                    self.emitter.emit(|sequence_number| Event::ArgumentsDelta {
+                        sequence_number,
+                        item_id: id,
+                        output_index,
+                        delta: arguments,
+                    });
+                }
+            }
+            _ if opened => {
+                // The call was closed because its arguments were whole: only white space may follow.
+                if !arguments.trim_ascii().is_empty() {
+                    self.fail(upstream_failure("The upstream continued a tool call that was complete."));
+                }
+                return;
+            }
+            _ if self.held.iter().any(is_held) => {}
+            _ => self.held.push_back(Held::Call { position }),
+        }
+        self.advance();
+    }
+
+    /// Lets held content in as far as the open item allows.
+    fn advance(&mut self) {
+        loop {
+            let enters = match (&self.open, self.held.front()) {
+                (_, None) => return,
+                (Open::Nothing, Some(Held::Call { position })) => {
+                    // Clients need the name with the item's first event.
+                    if self.calls.get(*position).is_none_or(|call| call.name.is_empty()) {
+                        return;
+                    }
+                    true
+                }
+                (Open::Nothing, Some(_)) | (Open::Reasoning { .. }, Some(Held::Reasoning(_))) => true,
+                (Open::Message { .. }, Some(Held::Text { .. } | Held::Refusal(_))) => true,
+                (Open::Reasoning { .. } | Open::Message { .. }, Some(_)) => false,
+                (Open::Call { position, .. }, Some(_)) => {
+                    if !self.calls.get(*position).is_none_or(|call| call.is_whole()) {
+                        return;
+                    }
+                    false
+                }
+            };
+            if enters {
+                self.enter_front();
+            } else {
+                self.close(Status::Completed);
+            }
+        }
+    }
+
+    fn enter_front(&mut self) {
+        match self.held.pop_front() {
+            Some(Held::Reasoning(text)) => self.reasoning(&text),
+            Some(Held::Text { text, logprobs }) => self.text(&text, logprobs),
+            Some(Held::Refusal(text)) => self.refusal(&text),
+            Some(Held::Call { position }) => self.open_call(position),
+            None => {}
+        }
+    }
+
+    fn next_item_id(&self, prefix: ItemPrefix) -> String {
+        self.plan.id.item(prefix, self.plan.input.len() + self.output.len())
+    }
+
+    fn reasoning(&mut self, delta: &str) {
+        let output_index = self.output.len();
+        let summary = self.plan.summary;
+        if !matches!(self.open, Open::Reasoning { .. }) {
+            let id = self.next_item_id(ItemPrefix::Reasoning);
+            let item = reasoning_item(id.clone(), Status::InProgress, None, summary);
+            self.emitter.emit(|sequence_number| Event::ItemAdded { sequence_number, output_index, item: &item });
+            emit_reasoning_part(&mut self.emitter, &id, output_index, summary, PartEdge::Added);
+            self.open = Open::Reasoning { id, text: String::new() };
+        }
+        let Open::Reasoning { id, text } = &mut self.open else { return };
+        text.push_str(delta);
+        let item_id = id.as_str();
+        self.emitter.emit(|sequence_number| {
+            if summary {
+                Event::SummaryDelta { sequence_number, item_id, output_index, summary_index: 0, delta }
+            } else {
+                Event::ReasoningDelta { sequence_number, item_id, output_index, content_index: 0, delta }
+            }
+        });
+    }
+
+    fn text(&mut self, delta: &str, logprobs: Vec<TokenLogprob>) {
+        self.open_part(&ContentPart::OutputText { annotations: [], logprobs: Vec::new(), text: String::new() });
+        let output_index = self.output.len();
+        let Open::Message { id, parts } = &mut self.open else { return };
+        let content_index = parts.len().saturating_sub(1);
+        let Some(ContentPart::OutputText { text, logprobs: all, .. }) = parts.last_mut() else { return };
+        text.push_str(delta);
+        self.emitter.emit(|sequence_number| Event::TextDelta {
+            sequence_number,
+            item_id: id,
+            output_index,
+            content_index,
+            delta,
+            logprobs: &logprobs,
+        });
+        all.extend(logprobs);
+    }
+
+    fn refusal(&mut self, delta: &str) {
+        self.open_part(&ContentPart::Refusal { refusal: String::new() });
+        let output_index = self.output.len();
+        let Open::Message { id, parts } = &mut self.open else { return };
+        let content_index = parts.len().saturating_sub(1);
+        let Some(ContentPart::Refusal { refusal }) = parts.last_mut() else { return };
+        refusal.push_str(delta);
+        self.emitter.emit(|sequence_number| Event::RefusalDelta {
+            sequence_number,
+            item_id: id,
+            output_index,
+            content_index,
+            delta,
+        });
+    }
+
+    /// Makes sure that a message is open and that its last part is of the kind of `empty`.
+    fn open_part(&mut self, empty: &ContentPart) {
+        let output_index = self.output.len();
+        if !matches!(self.open, Open::Message { .. }) {
+            let id = self.next_item_id(ItemPrefix::Message);
+            let item = message_item(id.clone(), Status::InProgress, Vec::new());
+            self.emitter.emit(|sequence_number| Event::ItemAdded { sequence_number, output_index, item: &item });
+            self.open = Open::Message { id, parts: Vec::new() };
+        }
+        let Open::Message { id, parts } = &mut self.open else { return };
+        if let Some(last) = parts.last() {
+            if std::mem::discriminant(last) == std::mem::discriminant(empty) {
+                return;
+            }
+            emit_part_done(&mut self.emitter, id, output_index, parts.len() - 1, last);
+        }
+        let content_index = parts.len();
+        self.emitter.emit(|sequence_number| Event::PartAdded {
+            sequence_number,
+            item_id: id,
+            output_index,
+            content_index,
+            part: empty,
+        });
+        parts.push(empty.clone());
+    }
+
+    fn open_call(&mut self, position: usize) {
+        let output_index = self.output.len();
+        let ordinal = self.plan.input.len() + output_index;
+        self.calls.settle_id(position, &self.plan.id, ordinal);
+        let id = self.next_item_id(ItemPrefix::FunctionCall);
+        let Some(call) = self.calls.get(position) else { return };
+        let item = call_item(id.clone(), Status::InProgress, call.call_id.clone(), call.name.clone(), String::new());
+        self.emitter.emit(|sequence_number| Event::ItemAdded { sequence_number, output_index, item: &item });
+        if !call.arguments.is_empty() {
+            self.emitter.emit(|sequence_number| Event::ArgumentsDelta {
+                sequence_number,
+                item_id: &id,
+                output_index,
+                delta: &call.arguments,
+            });
+        }
+        self.open = Open::Call { id, position };
+    }
+
+    /// Ends the open item with its done events.
+    fn close(&mut self, status: Status) {
+        let output_index = self.output.len();
+        let emitter = &mut self.emitter;
+        let item = match std::mem::replace(&mut self.open, Open::Nothing) {
+            Open::Nothing => return,
+            Open::Reasoning { id, text } => {
+                let summary = self.plan.summary;
+                emit_reasoning_part(emitter, &id, output_index, summary, PartEdge::Done(&text));
+                reasoning_item(id, status, Some(text), summary)
+            }
+            Open::Message { id, parts } => {
+                if let Some(last) = parts.last() {
+                    emit_part_done(emitter, &id, output_index, parts.len() - 1, last);
+                }
+                message_item(id, status, parts)
+            }
+            Open::Call { id, position } => {
+                let Some(call) = self.calls.get_mut(position) else { return };
+                if call.arguments.is_empty() && status == Status::Completed {
+                    // A call without arguments is `{}` to every client that parses them.
+                    call.arguments.push_str("{}");
+                    let (item_id, delta) = (id.as_str(), call.arguments.as_str());
+                    emitter.emit(|sequence_number| Event::ArgumentsDelta {
+                        sequence_number,
+                        item_id,
+                        output_index,
+                        delta,
+                    });
+                }
+                emitter.emit(|sequence_number| Event::ArgumentsDone {
+                    sequence_number,
+                    item_id: &id,
+                    output_index,
+                    name: &call.name,
+                    arguments: &call.arguments,
+                });
+                let arguments = std::mem::take(&mut call.arguments);
+                call_item(id, status, call.call_id.clone(), call.name.clone(), arguments)
+            }
+        };
+        emitter.emit(|sequence_number| Event::ItemDone { sequence_number, output_index, item: &item });
+        self.output.push(item);
+    }
+
+    /// Ends the answer: every item is closed, the outcome is known. `now` is in seconds since the epoch.
+    ///
+    /// The terminal event is not out yet: [`Finished`] waits for the store.
+    #[must_use]
+    pub fn finish(mut self, end: End, now: u64) -> Finished {
+        if end == End::Complete {
+            let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(0));
+            decoder.finish(|event, data| self.chunk(event, data));
+        }
+        let outcome = self.outcome(end);
+        let completed = outcome == Outcome::Completed;
+        let outcome = if self.drop_nameless_calls() && completed {
+            Outcome::Failed(upstream_failure("The upstream sent a tool call without a name."))
+        } else {
+            outcome
+        };
+        self.close_all(outcome == Outcome::Completed);
+        let completed_at = (outcome == Outcome::Completed).then_some(now);
+        Finished {
+            plan: self.plan,
+            emitter: self.emitter,
+            output: self.output,
+            usage_missing: self.usage.is_none(),
+            usage: self.usage.unwrap_or_default(),
+            outcome,
+            completed_at,
+        }
+    }
+
+    fn outcome(&mut self, end: End) -> Outcome {
+        if let Some(error) = self.failure.take() {
+            return Outcome::Failed(error);
+        }
+        match (end, self.finish_reason) {
+            (End::Disconnected, _) => Outcome::Disconnected,
+            (End::ShuttingDown, _) => {
+                Outcome::Failed(upstream_failure("The service is shutting down; send the request again."))
+            }
+            (End::Complete, Some(FinishReason::Natural)) => Outcome::Completed,
+            (End::Complete, Some(FinishReason::Length)) => Outcome::Incomplete(IncompleteReason::MaxOutputTokens),
+            (End::Complete, Some(FinishReason::ContentFilter)) => Outcome::Incomplete(IncompleteReason::ContentFilter),
+            (End::Complete, Some(FinishReason::Aborted)) => {
+                Outcome::Failed(upstream_failure("The upstream aborted the answer."))
+            }
+            (End::Complete, None) => {
+                Outcome::Failed(upstream_failure("The upstream ended its stream before the answer was complete."))
+            }
+        }
+    }
+
+    /// Drops held calls that never got a name, which no client could act on. Says whether there were any.
+    fn drop_nameless_calls(&mut self) -> bool {
+        let calls = &self.calls;
+        let held = self.held.len();
+        self.held.retain(|held| match held {
+            Held::Call { position } => calls.get(*position).is_some_and(|call| !call.name.is_empty()),
+            _ => true,
+        });
+        held != self.held.len()
+    }
+
+    /// Closes the open item and all that is held. Cut answers end with what was cut marked incomplete.
+    fn close_all(&mut self, completed: bool) {
+        loop {
+            let last = self.held.is_empty();
+            let whole = match &self.open {
+                Open::Nothing if last => return,
+                Open::Nothing => {
+                    self.enter_front();
+                    // A message of several held parts stays one message.
+                    self.advance_within_message();
+                    continue;
+                }
+                Open::Call { position, .. } => self.calls.get(*position).is_some_and(|call| call.is_whole()),
+                Open::Reasoning { .. } | Open::Message { .. } => !last,
+            };
+            self.close(if completed || whole { Status::Completed } else { Status::Incomplete });
+        }
+    }
+
+    fn advance_within_message(&mut self) {
+        while matches!(self.open, Open::Message { .. })
+            && matches!(self.held.front(), Some(Held::Text { .. } | Held::Refusal(_)))
+        {
+            self.enter_front();
+        }
+    }
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Wholly.
+    Completed,
+    /// Cut short by a bound or a filter.
+    Incomplete(IncompleteReason),
+    /// Cut short because the client or the upstream went away; nobody is left to tell.
+    Disconnected,
+    /// By an error.
+    Failed(ResponseError),
+}
+
+impl Outcome {
+    /// The word for logs and metrics.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Incomplete(_) => "incomplete",
+            Self::Disconnected => "client_gone",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
+/// An answer that has ended, its terminal event still to come: the store must acknowledge the record first.
+#[derive(Debug)]
+pub struct Finished {
+    plan: Plan,
+    emitter: Emitter,
+    output: Vec<OutputItem>,
+    usage: Usage,
+    usage_missing: bool,
+    outcome: Outcome,
+    completed_at: Option<u64>,
+}
+
+impl Finished {
+    /// The plan that this answer followed.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// How the answer ended.
+    #[must_use]
+    pub fn outcome(&self) -> &Outcome {
+        &self.outcome
+    }
+
+    /// Token counts; `None` when the upstream reported none (the response then says zero).
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        (!self.usage_missing).then_some(self.usage)
+    }
+
+    /// The response object as it will be sent and stored.
+    ///
+    /// # Errors
+    /// Never in practice: the response holds nothing that JSON cannot express.
+    pub fn response(&self) -> Result<Box<RawValue>, serde_json::Error> {
+        to_raw_value(&self.plan.response(self.state()))
+    }
+
+    /// Turns the answer into a failed one, because the store refused it.
+    pub fn fail(&mut self, error: ResponseError) {
+        self.outcome = Outcome::Failed(error);
+        self.completed_at = None;
+    }
+
+    /// Says in the response that it was not stored.
+    pub fn mark_unstored(&mut self) {
+        self.plan.store = false;
+    }
+
+    /// The last events: the done events of what was open, and the one terminal event.
+    #[must_use]
+    pub fn into_tail(mut self) -> Bytes {
+        let mut emitter = std::mem::replace(&mut self.emitter, Emitter::new(true));
+        let response = &self.plan.response(self.state());
+        emitter.emit(|sequence_number| match self.outcome {
+            Outcome::Completed => Event::Completed { sequence_number, response },
+            Outcome::Incomplete(_) | Outcome::Disconnected => Event::Incomplete { sequence_number, response },
+            Outcome::Failed(_) => Event::Failed { sequence_number, response },
+        });
+        emitter.take()
+    }
+
+    fn state(&self) -> ResponseState<'_> {
+        let (status, error, incomplete_details) = match &self.outcome {
+            Outcome::Completed => (Status::Completed, None, None),
+            Outcome::Incomplete(reason) => (Status::Incomplete, None, Some(IncompleteDetails { reason: *reason })),
+            Outcome::Disconnected => (Status::Incomplete, None, None),
+            Outcome::Failed(error) => (Status::Failed, Some(error), None),
+        };
+        let output = &self.output;
+        let (completed_at, usage) = (self.completed_at, Some(self.usage));
+        ResponseState { status, completed_at, error, incomplete_details, output, usage }
+    }
+}
+
+fn in_progress<'a>() -> ResponseState<'a> {
+    ResponseState {
+        status: Status::InProgress,
+        completed_at: None,
+        error: None,
+        incomplete_details: None,
+        output: &[],
+        usage: None,
+    }
+}
+
+fn upstream_failure(message: &str) -> ResponseError {
+    ResponseError { code: "server_error".to_owned(), message: message.to_owned() }
+}
+
+/// An error in place of an answer: an `error` member with something in it, an `error` event, or vLLM's oldest form.
+fn reported_error(answer: &ChatAnswer<'_>, event: &[u8], data: &[u8]) -> Option<UpstreamError> {
+    let says_something = |raw: &RawValue| !matches!(raw.get(), "null" | "false" | "\"\"" | "{}");
+    let reported =
+        answer.error.is_some_and(says_something) || event == b"error" || answer.object.as_deref() == Some("error");
+    reported.then(|| UpstreamError::parse(data))
+}
+
+fn reasoning_item(id: String, status: Status, text: Option<String>, summary: bool) -> OutputItem {
+    if summary {
+        let summary = text.map(|text| ContentPart::SummaryText { text }).into_iter().collect();
+        OutputItem::Reasoning { id, status, summary, content: None }
+    } else {
+        let content = text.map(|text| ContentPart::ReasoningText { text }).into_iter().collect();
+        OutputItem::Reasoning { id, status, summary: Vec::new(), content: Some(content) }
+    }
+}
+
+fn message_item(id: String, status: Status, content: Vec<ContentPart>) -> OutputItem {
+    OutputItem::Message { id, status, role: "assistant", content }
+}
+
+fn call_item(id: String, status: Status, call_id: String, name: String, arguments: String) -> OutputItem {
+    OutputItem::FunctionCall { id, status, call_id, name, arguments }
+}
+
+enum PartEdge<'a> {
+    Added,
+    Done(&'a str),
+}
+
+/// The events around the one part of a reasoning item.
+fn emit_reasoning_part(emitter: &mut Emitter, item_id: &str, output_index: usize, summary: bool, edge: PartEdge<'_>) {
+    let part = |text: &str| {
+        let text = text.to_owned();
+        if summary { ContentPart::SummaryText { text } } else { ContentPart::ReasoningText { text } }
+    };
+    let (summary_index, content_index) = (0, 0);
+    match edge {
+        PartEdge::Added => {
+            let part = &part("");
+            emitter.emit(|sequence_number| {
+                if summary {
+                    Event::SummaryPartAdded { sequence_number, item_id, output_index, summary_index, part }
+                } else {
+                    Event::PartAdded { sequence_number, item_id, output_index, content_index, part }
+                }
+            });
+        }
+        PartEdge::Done(text) => {
+            let part = &part(text);
+            emitter.emit(|sequence_number| {
+                if summary {
+                    Event::SummaryDone { sequence_number, item_id, output_index, summary_index, text }
+                } else {
+                    Event::ReasoningDone { sequence_number, item_id, output_index, content_index, text }
+                }
+            });
+            emitter.emit(|sequence_number| {
+                if summary {
+                    Event::SummaryPartDone { sequence_number, item_id, output_index, summary_index, part }
+                } else {
+                    Event::PartDone { sequence_number, item_id, output_index, content_index, part }
+                }
+            });
+        }
+    }
+}
+
+/// The done events of a message's part.
+fn emit_part_done(emitter: &mut Emitter, item_id: &str, output_index: usize, content_index: usize, part: &ContentPart) {
+    emitter.emit(|sequence_number| match part {
+        ContentPart::OutputText { text, logprobs, .. } => {
+            Event::TextDone { sequence_number, item_id, output_index, content_index, text, logprobs }
+        }
+        ContentPart::Refusal { refusal: text }
+        | ContentPart::ReasoningText { text }
+        | ContentPart::SummaryText { text } => {
+            Event::RefusalDone { sequence_number, item_id, output_index, content_index, refusal: text }
+        }
+    });
+    emitter.emit(|sequence_number| Event::PartDone { sequence_number, item_id, output_index, content_index, part });
+}

@@ -1,0 +1,276 @@
+//! Items into chat messages: who said what, with each round of calls in the shape that chat templates accept.
+//!
+//! Contiguous assistant-side items (reasoning, text, calls) become ONE assistant message; its tool messages follow it
+//! directly, one per call, whatever stood between in the items. An output closes the round, so call, output, call,
+//! output stays two rounds.
+
+use std::collections::HashMap;
+
+use super::error::RequestError;
+use super::lossy::Lossy;
+use super::settings::{DeveloperRole, ReasoningReplay, Settings, SystemMessages};
+use crate::openai::chat::{CalledFunction, ChatContent, ChatMessage, ChatPart, ChatToolCall, ImageUrl};
+use crate::openai::item::{Item, Part, Role};
+
+/// Gathers items in order, oldest first, and then becomes messages.
+pub(super) struct Transcript<'a> {
+    settings: &'a Settings,
+    /// Instructions and hoisted system text, in order.
+    leading: Vec<String>,
+    entries: Vec<Entry>,
+    rounds: Vec<Round>,
+    /// Whether assistant-side items still join the last round.
+    round_is_open: bool,
+    /// Where each call is, the latest of its id: round and position.
+    calls: HashMap<String, (usize, usize)>,
+    /// Items seen, by id: a client may replay what the chain already holds.
+    seen: HashMap<String, Item>,
+}
+
+enum Entry {
+    Said {
+        role: Role,
+        content: ChatContent,
+    },
+    /// The next of the rounds.
+    Round,
+}
+
+#[derive(Default)]
+struct Round {
+    texts: Vec<String>,
+    reasoning: Vec<String>,
+    calls: Vec<Call>,
+}
+
+struct Call {
+    call_id: String,
+    name: String,
+    arguments: String,
+    output: Option<ChatContent>,
+}
+
+impl<'a> Transcript<'a> {
+    pub(super) fn new(settings: &'a Settings, instructions: Option<&str>) -> Self {
+        Self {
+            settings,
+            leading: instructions.filter(|text| !text.is_empty()).map(str::to_owned).into_iter().collect(),
+            entries: Vec::new(),
+            rounds: Vec::new(),
+            round_is_open: false,
+            calls: HashMap::new(),
+            seen: HashMap::new(),
+        }
+    }
+
+    /// Adds an item; `param` is its path in the request, or a name for stored ones.
+    pub(super) fn add(
+        &mut self,
+        id: Option<String>,
+        item: Item,
+        param: &str,
+        lossy: &mut Lossy,
+    ) -> Result<(), RequestError> {
+        if self.is_replay(id, &item) {
+            return Ok(());
+        }
+        match item {
+            Item::Message { role: Role::Assistant, content } => self.assistant(content, param)?,
+            Item::Message { role: Role::User, content } => {
+                self.round_is_open = false;
+                self.entries.push(Entry::Said { role: Role::User, content: chat_content(content) });
+            }
+            Item::Message { role: role @ (Role::System | Role::Developer), content } => {
+                self.system(role, content, param)?;
+            }
+            Item::Reasoning { text } if text.is_empty() => {}
+            Item::Reasoning { text } => self.join_round(|round| round.reasoning.push(text)),
+            Item::FunctionCall { call_id, name, arguments } => self.call(call_id, name, arguments),
+            Item::FunctionCallOutput { call_id, output } => self.output(call_id, output, param)?,
+            Item::Reference { id } if self.seen.contains_key(&id) => {}
+            Item::Reference { .. } => {
+                let reason = "item references outside the chain are not offered; send the item itself".to_owned();
+                return Err(RequestError::Unsupported { param: param.to_owned(), reason });
+            }
+            Item::Unknown { kind } => lossy.skip("item_type", &kind),
+        }
+        Ok(())
+    }
+
+    /// Whether this very item was seen before. The same id on other content is kept: a client's own ids may repeat,
+    /// and losing what it said would be worse than saying it twice.
+    fn is_replay(&mut self, id: Option<String>, item: &Item) -> bool {
+        let Some(id) = id.filter(|_| !matches!(item, Item::Reference { .. })) else { return false };
+        let replay = self.seen.get(&id).is_some_and(|seen| match (seen, item) {
+            // Clients replay reasoning stripped of its text.
+            (Item::Reasoning { .. }, Item::Reasoning { .. }) => true,
+            (seen, item) => seen == item,
+        });
+        if !replay {
+            self.seen.insert(id, item.clone());
+        }
+        replay
+    }
+
+    /// Changes the round that is open, after opening one if none is.
+    fn join_round(&mut self, change: impl FnOnce(&mut Round)) {
+        if !self.round_is_open {
+            self.entries.push(Entry::Round);
+            self.rounds.push(Round::default());
+            self.round_is_open = true;
+        }
+        if let Some(round) = self.rounds.last_mut() {
+            change(round);
+        }
+    }
+
+    fn assistant(&mut self, content: Vec<Part>, param: &str) -> Result<(), RequestError> {
+        if content.iter().any(|part| matches!(part, Part::Image { .. } | Part::Audio(_))) {
+            let reason = "assistant messages can hold text only".to_owned();
+            return Err(RequestError::Unsupported { param: format!("{param}.content"), reason });
+        }
+        // A refusal goes up as text: few templates know the refusal member, and the model should see what it said.
+        let text: String = content.into_iter().filter_map(Part::into_text).collect();
+        if !text.is_empty() {
+            self.join_round(|round| round.texts.push(text));
+        }
+        Ok(())
+    }
+
+    fn system(&mut self, role: Role, content: Vec<Part>, param: &str) -> Result<(), RequestError> {
+        match self.settings.system_messages {
+            SystemMessages::Merge => match chat_content(content) {
+                ChatContent::Text(text) => {
+                    if !text.is_empty() {
+                        self.leading.push(text);
+                    }
+                }
+                ChatContent::Parts(_) => {
+                    let reason = "system messages can hold text only".to_owned();
+                    return Err(RequestError::Unsupported { param: format!("{param}.content"), reason });
+                }
+            },
+            SystemMessages::Keep => {
+                self.round_is_open = false;
+                self.entries.push(Entry::Said { role, content: chat_content(content) });
+            }
+        }
+        Ok(())
+    }
+
+    fn call(&mut self, call_id: String, name: String, arguments: String) {
+        if let Some(known) = self.call_at(&call_id) {
+            // The client replays a call of the chain under another item id, or under none.
+            if known.name == name && known.arguments == arguments && known.output.is_none() {
+                return;
+            }
+        }
+        let mut position = 0;
+        self.join_round(|round| {
+            position = round.calls.len();
+            round.calls.push(Call { call_id: call_id.clone(), name, arguments, output: None });
+        });
+        self.calls.insert(call_id, (self.rounds.len().saturating_sub(1), position));
+    }
+
+    fn call_at(&mut self, call_id: &str) -> Option<&mut Call> {
+        let (round, position) = *self.calls.get(call_id)?;
+        self.rounds.get_mut(round)?.calls.get_mut(position)
+    }
+
+    fn output(&mut self, call_id: String, output: Vec<Part>, param: &str) -> Result<(), RequestError> {
+        let output = chat_content(output);
+        match self.call_at(&call_id) {
+            None => return Err(RequestError::UnknownCall { call_id }),
+            Some(call) => match &call.output {
+                None => call.output = Some(output),
+                Some(known) if *known == output => {}
+                Some(_) => {
+                    let reason = "this call already has another output".to_owned();
+                    return Err(RequestError::InvalidValue { param: format!("{param}.call_id"), reason });
+                }
+            },
+        }
+        self.round_is_open = false;
+        Ok(())
+    }
+
+    /// The messages, oldest first, with one leading system message when there is anything for it.
+    pub(super) fn into_messages(self) -> Result<Vec<ChatMessage>, RequestError> {
+        let settings = self.settings;
+        let mut messages = Vec::with_capacity(self.entries.len() + 1);
+        if !self.leading.is_empty() {
+            // Merged text is one message, whose role is what the backend calls such text.
+            let role = match settings.system_messages {
+                SystemMessages::Merge => Role::Developer,
+                SystemMessages::Keep => Role::System,
+            };
+            messages.push(system_message(role, ChatContent::Text(self.leading.join("\n\n")), settings));
+        }
+        // Rounds stand in the entries in their own order.
+        let mut rounds = self.rounds.into_iter();
+        for entry in self.entries {
+            match entry {
+                Entry::Said { role: Role::User, content } => messages.push(ChatMessage::User { content }),
+                Entry::Said { role, content } => messages.push(system_message(role, content, settings)),
+                Entry::Round => {
+                    if let Some(round) = rounds.next() {
+                        round.into_messages(settings.reasoning_replay, &mut messages)?;
+                    }
+                }
+            }
+        }
+        Ok(messages)
+    }
+}
+
+fn system_message(role: Role, content: ChatContent, settings: &Settings) -> ChatMessage {
+    match (role, settings.developer_role) {
+        (Role::Developer, DeveloperRole::Developer) => ChatMessage::Developer { content },
+        _ => ChatMessage::System { content },
+    }
+}
+
+impl Round {
+    fn into_messages(self, replay: ReasoningReplay, messages: &mut Vec<ChatMessage>) -> Result<(), RequestError> {
+        let replayed = match replay {
+            ReasoningReplay::Never => false,
+            ReasoningReplay::ToolTurns => !self.calls.is_empty(),
+            ReasoningReplay::Always => true,
+        };
+        // An empty string is refused by backends that want reasoning back, so it is left out then.
+        let reasoning_content = (replayed && !self.reasoning.is_empty()).then(|| self.reasoning.join("\n\n"));
+        let text = self.texts.join("\n\n");
+        if text.is_empty() && self.calls.is_empty() && reasoning_content.is_none() {
+            return Ok(());
+        }
+        let content = (!text.is_empty() || self.calls.is_empty()).then_some(text);
+        let mut tool_calls = Vec::with_capacity(self.calls.len());
+        let mut outputs = Vec::with_capacity(self.calls.len());
+        for Call { call_id, name, arguments, output } in self.calls {
+            let Some(output) = output else { return Err(RequestError::UnansweredCall { call_id }) };
+            let arguments = if arguments.is_empty() { "{}".to_owned() } else { arguments };
+            outputs.push(ChatMessage::Tool { tool_call_id: call_id.clone(), content: output });
+            let function = CalledFunction { name, arguments };
+            tool_calls.push(ChatToolCall { id: call_id, kind: "function", function });
+        }
+        messages.push(ChatMessage::Assistant { content, reasoning_content, tool_calls });
+        messages.append(&mut outputs);
+        Ok(())
+    }
+}
+
+/// Text-only content as a plain string, its parts on lines of their own; mixed content as parts.
+fn chat_content(parts: Vec<Part>) -> ChatContent {
+    if parts.iter().all(|part| matches!(part, Part::Text(_) | Part::Refusal(_))) {
+        let texts: Vec<String> = parts.into_iter().filter_map(Part::into_text).collect();
+        return ChatContent::Text(texts.join("\n"));
+    }
+    let part = |part: Part| match part {
+        // Templates choke on empty text beside an image.
+        Part::Text(text) | Part::Refusal(text) => (!text.is_empty()).then_some(ChatPart::Text { text }),
+        Part::Image { url, detail } => Some(ChatPart::ImageUrl { image_url: ImageUrl { url, detail } }),
+        Part::Audio(input_audio) => Some(ChatPart::InputAudio { input_audio }),
+    };
+    ChatContent::Parts(parts.into_iter().filter_map(part).collect())
+}
