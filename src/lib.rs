@@ -7,3 +7,4 @@ pub mod id;
 pub mod openai;
 pub mod sse;
 pub mod translate;
+pub mod store;

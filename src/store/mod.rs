@@ -12,8 +12,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::id::ResponseId;
-pub use chain::{ChainLimits, History};
-pub use record::Record;
+pub use chain::{ChainLimits, History, HistoryError, history};
+pub use memory::{MemoryBounds, MemoryStore};
+pub use record::{Ancestors, Record};
 
 /// Whether reading a record also starts its time to live anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,15 +30,29 @@ pub enum Touch {
 pub trait ResponseStore: Send + Sync + 'static {
     /// Writes a record and returns when it can be read back. A second write of the same record is a success
     /// (a retried command looks the same as a first one); another record under the same id is not.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] and [`StoreError::TooLarge`] leave the store as it was; after any other the record may
+    /// or may not have been written.
     async fn put(&self, record: Arc<Record>) -> Result<(), StoreError>;
 
-    /// Reads records by id, in the order asked for; `None` where there is none (unknown, deleted or expired).
+    /// Reads records by id: one answer per id, in the order asked for, `None` where there is none (unknown, deleted or
+    /// expired). Refreshing never brings back what a concurrent delete removed.
+    ///
+    /// # Errors
+    /// Any [`StoreError`] for the whole call, when even one of the records could not be asked for.
     async fn load(&self, ids: &[ResponseId], touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError>;
 
-    /// Removes a record wholly; says whether there was one.
+    /// Removes a record wholly; says whether there was one. Its children stay, and can no longer be continued.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; the record may or may not be gone then, and the call may be repeated.
     async fn delete(&self, id: &ResponseId) -> Result<bool, StoreError>;
 
-    /// Whether the store can serve now; for readiness.
+    /// Whether the store can serve now; for readiness. Called every few seconds, so it is cheap.
+    ///
+    /// # Errors
+    /// The [`StoreError`] that an operation would meet now.
     async fn ready(&self) -> Result<(), StoreError>;
 
     /// The backend's name in metrics and logs.
