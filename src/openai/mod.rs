@@ -4,5 +4,6 @@ pub mod chat;
 pub mod error;
 pub mod event;
 pub mod item;
+pub mod input_items;
 pub mod raw;
 pub mod responses;
