@@ -1,0 +1,337 @@
+//! One contract for every store (CONTRACT §9).
+//!
+//! A backend joins by an `impl Backend` and one `contract!` line at the foot. Ids are random, so that backends may share
+//! one server between tests; nothing here looks at another test's records.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use responses_router::id::ResponseId;
+use responses_router::store::{
+    Ancestors, ChainLimits, HistoryError, MemoryBounds, MemoryStore, Record, ResponseStore, StoreError, Touch, history,
+};
+use serde_json::value::RawValue;
+use tokio::task::JoinSet;
+
+/// How a store under test is opened.
+#[async_trait]
+trait Backend: Sync {
+    /// A time to live short enough to wait for, in the backend's granularity.
+    fn short_ttl(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    /// A store with room for a thousand turns and for several records of 5 MB.
+    async fn open(&self, ttl: Duration) -> Arc<dyn ResponseStore>;
+}
+
+struct Memory;
+
+#[async_trait]
+impl Backend for Memory {
+    fn short_ttl(&self) -> Duration {
+        Duration::from_millis(300)
+    }
+
+    async fn open(&self, ttl: Duration) -> Arc<dyn ResponseStore> {
+        let max_entries = 10_000.try_into().unwrap();
+        Arc::new(MemoryStore::new(MemoryBounds { max_entries, max_bytes: 256 << 20, ttl }))
+    }
+}
+
+const LONG: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(30);
+const LIMITS: ChainLimits = ChainLimits { max_depth: 1000, max_bytes: 64 << 20 };
+
+fn raw(text: String) -> Box<RawValue> {
+    RawValue::from_string(text).unwrap()
+}
+
+/// A turn of `ancestors` whose one input item says `text`.
+fn turn(ancestors: Ancestors, text: &str) -> Arc<Record> {
+    let id = ResponseId::from_bits(rand::random());
+    let mut record = Record { response: raw("null".to_owned()), id, ancestors, input: Vec::new() };
+    let previous = serde_json::to_string(&record.parent()).unwrap();
+    record.response = raw(format!(
+        "{{\"id\":\"{}\",\"object\":\"response\",\"previous_response_id\":{previous},\"temperature\":1.50}}",
+        record.id
+    ));
+    record.input.push(raw(format!("{{\"id\":\"msg_{}\",\"content\":\"{text}\"}}", record.id)));
+    Arc::new(record)
+}
+
+fn first() -> Arc<Record> {
+    turn(Ancestors::Listed(Vec::new()), "first")
+}
+
+/// A child as the router makes it: from the history of its parent.
+async fn child_of(store: &Arc<dyn ResponseStore>, parent: &Record) -> Arc<Record> {
+    let history = history(&**store, &parent.id, LIMITS).await.unwrap();
+    let child = turn(Ancestors::Listed(history.ancestors_of_child()), "child");
+    store.put(Arc::clone(&child)).await.unwrap();
+    child
+}
+
+/// A chain of so many turns, written and then returned oldest first.
+async fn chain(store: &Arc<dyn ResponseStore>, turns: usize) -> Vec<Arc<Record>> {
+    let mut ids = Vec::new();
+    let mut records = Vec::new();
+    for _ in 0..turns {
+        let record = turn(Ancestors::Listed(ids.clone()), "turn");
+        store.put(Arc::clone(&record)).await.unwrap();
+        ids.push(record.id.clone());
+        records.push(record);
+    }
+    records
+}
+
+async fn read(store: &Arc<dyn ResponseStore>, id: &ResponseId) -> Option<Arc<Record>> {
+    let mut records = store.load(std::slice::from_ref(id), Touch::Keep).await.unwrap();
+    assert_eq!(records.len(), 1);
+    records.pop().flatten()
+}
+
+async fn a_written_record_can_be_read_at_once(backend: &dyn Backend) {
+    let store = backend.open(LONG).await;
+    for _ in 0..200 {
+        let record = first();
+        store.put(Arc::clone(&record)).await.unwrap();
+        assert_eq!(*read(&store, &record.id).await.unwrap(), *record);
+    }
+    assert!(store.ready().await.is_ok());
+    assert!(!store.name().is_empty());
+}
+
+async fn records_come_in_the_order_asked_for_with_gaps_for_the_unknown(backend: &dyn Backend) {
+    let store = backend.open(LONG).await;
+    let records = chain(&store, 3).await;
+    let unknown = ResponseId::from_bits(rand::random());
+    let ids = [&records[2].id, &unknown, &records[0].id, &records[1].id, &records[0].id].map(Clone::clone);
+    for touch in [Touch::Keep, Touch::Refresh] {
+        let loaded = store.load(&ids, touch).await.unwrap();
+        let found: Vec<Option<&ResponseId>> = loaded.iter().map(|record| record.as_ref().map(|r| &r.id)).collect();
+        assert_eq!(found, [Some(&ids[0]), None, Some(&ids[2]), Some(&ids[3]), Some(&ids[4])]);
+        assert!(store.load(&[], touch).await.unwrap().is_empty());
+    }
+}
+
+async fn a_deleted_record_is_gone(backend: &dyn Backend) {
+    let store = backend.open(LONG).await;
+    let record = first();
+    store.put(Arc::clone(&record)).await.unwrap();
+    assert!(store.delete(&record.id).await.unwrap());
+    assert!(read(&store, &record.id).await.is_none());
+    assert!(store.load(std::slice::from_ref(&record.id), Touch::Refresh).await.unwrap()[0].is_none());
+    assert!(!store.delete(&record.id).await.unwrap());
+}
+
+async fn the_same_record_may_be_written_twice_but_not_another_one(backend: &dyn Backend) {
+    let store = backend.open(LONG).await;
+    let record = first();
+    store.put(Arc::clone(&record)).await.unwrap();
+    store.put(Arc::new((*record).clone())).await.unwrap();
+    let others = [
+        Record { input: Vec::new(), ..(*record).clone() },
+        Record { ancestors: Ancestors::Listed(vec![first().id.clone()]), ..(*record).clone() },
+        Record { response: raw(record.response.get().replace("1.50", "1.5")), ..(*record).clone() },
+    ];
+    for other in others {
+        assert!(matches!(store.put(Arc::new(other)).await, Err(StoreError::Conflict)));
+    }
+    assert_eq!(*read(&store, &record.id).await.unwrap(), *record);
+}
+
+async fn a_record_expires_even_while_it_is_read(backend: &dyn Backend) {
+    let store = backend.open(backend.short_ttl()).await;
+    let record = first();
+    store.put(Arc::clone(&record)).await.unwrap();
+    let written = Instant::now();
+    while read(&store, &record.id).await.is_some() {
+        assert!(written.elapsed() < PATIENCE, "reading keeps it alive");
+        tokio::time::sleep(backend.short_ttl() / 20).await;
+    }
+    assert!(matches!(history(&*store, &record.id, LIMITS).await, Err(HistoryError::ParentNotFound)));
+}
+
+async fn using_a_chain_keeps_all_of_it_alive(backend: &dyn Backend) {
+    let ttl = backend.short_ttl();
+    let store = backend.open(ttl).await;
+    let deadline = Instant::now() + PATIENCE;
+    'attempt: loop {
+        assert!(Instant::now() < deadline, "this machine is too slow for the test");
+        let started = Instant::now();
+        let records = chain(&store, 4).await;
+        let parent = &records[3].id;
+        let mut used = started;
+        // Three lifetimes long; a use that came too late after the one before proves nothing.
+        while started.elapsed() < 3 * ttl {
+            let now = Instant::now();
+            let loaded = history(&*store, parent, LIMITS).await;
+            if used.elapsed() >= ttl {
+                continue 'attempt;
+            }
+            assert_eq!(loaded.unwrap().records.len(), 4);
+            used = now;
+            tokio::time::sleep(ttl / 10).await;
+        }
+        return;
+    }
+}
+
+async fn concurrent_writers_do_not_disturb_each_other(backend: &dyn Backend) {
+    let store = backend.open(LONG).await;
+    let mut writers = JoinSet::new();
+    for _ in 0..32 {
+        let store = Arc::clone(&store);
+        writers.spawn(async move {
+            let mut record = first();
+            store.put(Arc::clone(&record)).await.unwrap();
+            for depth in 1..8 {
+                record = child_of(&store, &record).await;
+                let history = history(&*store, &record.id, LIMITS).await.unwrap();
+                assert_eq!(history.records.len(), depth + 1);
+                assert_eq!(history.records.last().unwrap().id, record.id);
+            }
+        });
+    }
+    while let Some(done) = writers.join_next().await {
+        done.unwrap();
+    }
+}
+
+async fn of_concurrent_writers_of_one_id_one_wins(backend: &dyn Backend) {
+    let store = backend.open(LONG).await;
+    for _ in 0..20 {
+        let record = first();
+        let mut writers = JoinSet::new();
+        for number in 0..8 {
+            let rival = Record { input: vec![raw(format!("{{\"id\":\"{number}\"}}"))], ..(*record).clone() };
+            let (store, rival) = (Arc::clone(&store), Arc::new(rival));
+            writers.spawn(async move { store.put(Arc::clone(&rival)).await.map(|()| rival) });
+        }
+        let (winners, losers): (Vec<_>, Vec<_>) = writers.join_all().await.into_iter().partition(Result::is_ok);
+        assert!(losers.iter().all(|loser| matches!(loser, Err(StoreError::Conflict))));
+        let winners: Vec<_> = winners.into_iter().flatten().collect();
+        assert_eq!(winners.len(), 1);
+        assert_eq!(read(&store, &record.id).await.unwrap(), winners[0]);
+    }
+}
+
+async fn a_refresh_never_brings_back_a_deleted_record(backend: &dyn Backend) {
+    let store = backend.open(LONG).await;
+    for _ in 0..50 {
+        let record = first();
+        store.put(Arc::clone(&record)).await.unwrap();
+        let mut readers = JoinSet::new();
+        for _ in 0..4 {
+            let (store, id) = (Arc::clone(&store), record.id.clone());
+            readers.spawn(async move {
+                while store.load(std::slice::from_ref(&id), Touch::Refresh).await.unwrap()[0].is_some() {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        tokio::task::yield_now().await;
+        assert!(store.delete(&record.id).await.unwrap());
+        tokio::time::timeout(PATIENCE, readers.join_all()).await.unwrap();
+        assert!(read(&store, &record.id).await.is_none());
+    }
+}
+
+async fn branches_share_their_ancestors(backend: &dyn Backend) {
+    let store = backend.open(LONG).await;
+    let trunk = chain(&store, 3).await;
+    let left = child_of(&store, &trunk[2]).await;
+    let right = child_of(&store, &trunk[2]).await;
+    let early = child_of(&store, &trunk[0]).await;
+    for (leaf, depth) in [(&left, 3), (&right, 3), (&early, 1)] {
+        let loaded = history(&*store, &leaf.id, LIMITS).await.unwrap().records;
+        let (last, before) = loaded.split_last().unwrap();
+        assert_eq!(last, leaf);
+        assert_eq!(before, &trunk[..depth]);
+    }
+    // A branch can go without taking the trunk with it.
+    assert!(store.delete(&left.id).await.unwrap());
+    assert_eq!(history(&*store, &right.id, LIMITS).await.unwrap().records.len(), 4);
+}
+
+async fn a_chain_of_a_thousand_turns_comes_whole_and_in_order(backend: &dyn Backend) {
+    let store = backend.open(LONG).await;
+    let records = chain(&store, 1001).await;
+    let loaded = history(&*store, &records[999].id, LIMITS).await.unwrap();
+    assert_eq!(loaded.records, records[..1000]);
+    let too_deep = history(&*store, &records[1000].id, LIMITS).await;
+    assert!(matches!(too_deep, Err(HistoryError::TooDeep { limit: 1000 })));
+}
+
+async fn a_record_of_five_megabytes_comes_back_byte_for_byte(backend: &dyn Backend) {
+    let store = backend.open(LONG).await;
+    let parent = turn(Ancestors::Listed(Vec::new()), &"\u{1f40e}\\u2028 ".repeat(500_000));
+    assert!(parent.payload_bytes() > 5_000_000);
+    store.put(Arc::clone(&parent)).await.unwrap();
+    let child = child_of(&store, &parent).await;
+    let loaded = history(&*store, &child.id, LIMITS).await.unwrap().records;
+    assert_eq!(loaded, [Arc::clone(&parent), Arc::clone(&child)]);
+    let limits = ChainLimits { max_bytes: 5_000_000, ..LIMITS };
+    let too_large = history(&*store, &child.id, limits).await;
+    assert!(matches!(too_large, Err(HistoryError::TooLarge { limit: 5_000_000 })));
+}
+
+async fn a_deleted_turn_ends_its_chain_with_an_error(backend: &dyn Backend) {
+    let store = backend.open(LONG).await;
+    for hole in 0..3 {
+        let records = chain(&store, 4).await;
+        assert!(store.delete(&records[hole].id).await.unwrap());
+        assert!(matches!(history(&*store, &records[3].id, LIMITS).await, Err(HistoryError::AncestorMissing)));
+        assert!(matches!(history(&*store, &records[hole].id, LIMITS).await, Err(HistoryError::ParentNotFound)));
+    }
+}
+
+async fn records_that_know_only_their_parent_are_walked(backend: &dyn Backend) {
+    let store = backend.open(LONG).await;
+    let mut parent = None;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let record = turn(Ancestors::Walk(parent.take()), "foreign");
+        store.put(Arc::clone(&record)).await.unwrap();
+        ids.push(record.id.clone());
+        parent = Some(record.id.clone());
+    }
+    assert_eq!(history(&*store, &ids[2], LIMITS).await.unwrap().ancestors_of_child(), ids);
+    let loaded = read(&store, &ids[1]).await.unwrap();
+    assert_eq!(loaded.ancestors, Ancestors::Walk(Some(ids[0].clone())));
+    let child = child_of(&store, &loaded).await;
+    assert_eq!(child.ancestors, Ancestors::Listed(ids[..2].to_vec()));
+}
+
+macro_rules! contract {
+    (@tests $backend:expr; $($test:ident)*) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+        async fn $test() {
+            super::$test(&$backend).await;
+        })*
+    };
+    ($name:ident, $backend:expr) => {
+        mod $name {
+            contract! { @tests $backend;
+                a_written_record_can_be_read_at_once
+                records_come_in_the_order_asked_for_with_gaps_for_the_unknown
+                a_deleted_record_is_gone
+                the_same_record_may_be_written_twice_but_not_another_one
+                a_record_expires_even_while_it_is_read
+                using_a_chain_keeps_all_of_it_alive
+                concurrent_writers_do_not_disturb_each_other
+                of_concurrent_writers_of_one_id_one_wins
+                a_refresh_never_brings_back_a_deleted_record
+                branches_share_their_ancestors
+                a_chain_of_a_thousand_turns_comes_whole_and_in_order
+                a_record_of_five_megabytes_comes_back_byte_for_byte
+                a_deleted_turn_ends_its_chain_with_an_error
+                records_that_know_only_their_parent_are_walked
+            }
+        }
+    };
+}
+
+contract!(memory, super::Memory);
