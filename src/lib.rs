@@ -8,3 +8,4 @@ pub mod openai;
 pub mod sse;
 pub mod translate;
 pub mod store;
+
