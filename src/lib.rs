@@ -6,6 +6,7 @@
 pub mod id;
 pub mod openai;
 pub mod sse;
+pub mod cli;
 pub mod translate;
 pub mod store;
 
