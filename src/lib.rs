@@ -7,6 +7,7 @@ pub mod id;
 pub mod openai;
 pub mod sse;
 pub mod cli;
+pub mod config;
 pub mod translate;
 pub mod store;
 
