@@ -1,8 +1,8 @@
 //! `${NAME}` and `${NAME:-default}` in the values of the config.
 //!
 //! Variables are put in after the YAML is parsed, scalar by scalar, never in its text. So a value of the environment
-//! cannot become YAML structure whatever it holds, comments and keys are not touched, and lines and columns stay those of
-//! the file. What a scalar expands to is read as the plain scalar would be: `ttl_seconds: ${TTL}` gets a number.
+//! cannot become YAML structure whatever it holds, comments and keys are not touched, and lines and columns stay those
+//! of the file. What a scalar expands to is read as the plain scalar would be: `ttl_seconds: ${TTL}` gets a number.
 //!
 //! | written | means |
 //! |---|---|

@@ -148,8 +148,8 @@ struct Node<'a, V> {
 }
 
 impl<'de, V: Visitor<'de>> Node<'_, V> {
-    /// Shows an expanded text: to whom did not ask for text, as YAML's core schema would have it, had it been written in
-    /// the file.
+    /// Shows an expanded text: to whom did not ask for text, as YAML's core schema would have it, had it been written
+    /// in the file.
     fn expanded(self, text: String) -> Result<V::Value, Quiet> {
         if self.wanted == Wanted::Text {
             return self.visitor.visit_string(text);
@@ -253,7 +253,8 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Node<'_, V> {
     }
 }
 
-/// What a reader says of a text that came from the environment, without the text: it may be a secret in the wrong place.
+/// What a reader says of a text that came from the environment, without the text: it may be a secret in the wrong
+/// place.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Quiet(String);

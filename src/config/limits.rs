@@ -53,8 +53,8 @@ impl Default for Limits {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of the stream settings")]
 pub struct Stream {
-    /// `heartbeat_seconds`: after so much silence a stream repeats `response.in_progress`. Whole seconds; 0 is off, which is
-    /// `None`. Default: 15.
+    /// `heartbeat_seconds`: after so much silence a stream repeats `response.in_progress`. Whole seconds; 0 is off,
+    /// which is `None`. Default: 15.
     #[serde(deserialize_with = "checked::seconds_or_off")]
     pub heartbeat_seconds: Option<Duration>,
 }

@@ -1,8 +1,8 @@
 //! The config: one YAML file in which every key has a default, so that an empty one, or none, will do.
 //!
-//! What is wrong in it (an unknown or repeated key, a wrong type, a value out of bounds, two values that contradict each
-//! other, a variable that is not set) is an error with file, line and column. What [`Config::load`] returns needs no
-//! further check. Variables of the environment may stand in any value, see `environment.rs`.
+//! What is wrong in it (an unknown or repeated key, a wrong type, a value out of bounds, two values that contradict
+//! each other, a variable that is not set) is an error with file, line and column. What [`Config::load`] returns needs
+//! no further check. Variables of the environment may stand in any value, see `environment.rs`.
 
 mod checked;
 mod environment;

@@ -16,7 +16,8 @@ pub struct ResponseApi {
     pub enabled: bool,
     /// Where responses are kept. Default: memory.
     pub store_backend: StoreBackend,
-    /// `ttl_seconds`: how long a response is kept after its last use. Whole seconds, 1 to 100 years. Default: 86400, a day.
+    /// `ttl_seconds`: how long a response is kept after its last use. Whole seconds, 1 to 100 years. Default: 86400, a
+    /// day.
     #[serde(deserialize_with = "checked::seconds")]
     pub ttl_seconds: Duration,
     /// The most responses in the memory store, at least 1; the least recently used go first. Default: 10000.
@@ -27,7 +28,8 @@ pub struct ResponseApi {
     pub max_memory_bytes: u64,
     /// What becomes of a request whose response cannot be stored. Default: fail.
     pub on_store_error: OnStoreError,
-    /// `store_deadline_ms`: the longest that one store operation may take. Whole milliseconds, at least 1. Default: 5000.
+    /// `store_deadline_ms`: the longest that one store operation may take. Whole milliseconds, at least 1. Default:
+    /// 5000.
     #[serde(deserialize_with = "checked::milliseconds")]
     pub store_deadline_ms: Duration,
     /// What stands before `/v1/responses` in the path, such as `/openai`: empty, or it begins and does not end with a

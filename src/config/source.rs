@@ -80,7 +80,8 @@ impl Source {
     }
 }
 
-/// Walks down a path of keys and raises an error at its end: the parser puts the position into errors, and nowhere else.
+/// Walks down a path of keys and raises an error at its end: the parser puts the position into errors, and nowhere
+/// else.
 struct Seek<'a> {
     path: &'a [&'a str],
 }

@@ -15,8 +15,8 @@ use super::checked;
 pub struct Telemetry {
     /// The form of a line of the log, `text` or `json`. Default: text.
     pub log_format: LogFormat,
-    /// What is logged: a level (off, error, warn, info, debug, trace), or `tracing_subscriber::EnvFilter` directives such as
-    /// `info,h2=warn`. Default: info.
+    /// What is logged: a level (off, error, warn, info, debug, trace), or `tracing_subscriber::EnvFilter` directives
+    /// such as `info,h2=warn`. Default: info.
     #[serde(deserialize_with = "log_level")]
     pub log_level: String,
 }
@@ -49,7 +49,8 @@ impl FromStr for LogLevel {
 
     fn from_str(text: &str) -> Result<LogLevel, Self::Err> {
         let error = "must be off, error, warn, info, debug or trace, or directives such as `info,h2=warn`";
-        // EnvFilter takes a bare word that is no level for a target, so that `verbose` would silence all of our own log.
+        // EnvFilter takes a bare word that is no level for a target, so that `verbose` would silence all of our own
+        // log.
         let bare = |directive: &&str| !directive.contains(['=', '[', ']', '{', '}']);
         let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
         let are_levels = text.split(',').filter(bare).all(is_level);

@@ -1,0 +1,182 @@
+//! What is wrong in a file, and where the error says it is.
+
+use super::*;
+
+#[test]
+fn unknown_key_names_its_line_and_column() {
+    assert_errors(&[
+        ("sever:\n", "c.yaml:1:1: unknown field `sever`, expected one of `server`, "),
+        ("# a\nserver:\n  listen: 127.0.0.1:1\n  lisen: x\n", "c.yaml:4:3: server: unknown field `lisen`, "),
+        ("stream: {heartbeat: 3}\n", "c.yaml:1:10: stream: unknown field `heartbeat`, "),
+        (
+            "response_api:\n  redis:\n    db: 0\n    adress: x\n",
+            "c.yaml:4:5: response_api.redis: unknown field `adress`, ",
+        ),
+        ("tenancy: {}\n", "c.yaml:1:1: unknown field `tenancy`"),
+        ("server:\n  ${X}: 1\n", "c.yaml:2:3: server: unknown field `${X}`"),
+        ("1: 2\n", "c.yaml:1:1: unknown field `1`"),
+    ]);
+}
+
+#[test]
+fn duplicate_key_names_the_line_and_column_of_the_second() {
+    assert_errors(&[
+        ("stream:\nstream:\n", "c.yaml:2:1: duplicate key `stream`"),
+        (
+            "limits:\n  max_chain_depth: 1\n  max_chain_depth: 1\n",
+            "c.yaml:3:3: limits: duplicate key `max_chain_depth`",
+        ),
+        ("stream: {heartbeat_seconds: 1, 'heartbeat_seconds': 2}", "c.yaml:1:32: stream: duplicate key `heartbeat_sec"),
+        ("response_api: {redis: {db: 0, db: 0}}", "c.yaml:1:31: response_api.redis: duplicate key `db`"),
+    ]);
+}
+
+#[test]
+fn wrong_type_names_its_line_and_column() {
+    assert_errors(&[
+        ("- a\n", "c.yaml:1:1: invalid type: sequence, expected a mapping of the config's blocks"),
+        ("text\n", "c.yaml:1:1: invalid type: string \"text\", expected a mapping of the config's blocks"),
+        ("server: 3\n", "c.yaml:1:9: server: invalid type: integer `3`, expected a mapping of the server settings"),
+        (
+            "response_api:\n  ttl_seconds: soon\n",
+            "c.yaml:2:16: response_api.ttl_seconds: invalid type: string \"soon\"",
+        ),
+        ("response_api:\n  ttl_seconds: \"60\"\n", "c.yaml:2:16: response_api.ttl_seconds: invalid type: string"),
+        ("response_api:\n  ttl_seconds: 1.5\n", "c.yaml:2:16: response_api.ttl_seconds: invalid type: floating"),
+        ("response_api:\n  ttl_seconds:\n", "c.yaml:2:15: response_api.ttl_seconds: invalid type: unit value"),
+        ("response_api:\n  enabled: 1\n", "c.yaml:2:12: response_api.enabled: invalid type: integer"),
+        ("response_api:\n  enabled: yes\n", "c.yaml:2:12: response_api.enabled: invalid type: string"),
+        (
+            "response_api:\n  store_backend: milvus\n",
+            "c.yaml:2:18: response_api.store_backend: unknown variant `milvus`",
+        ),
+        (
+            "response_api:\n  store_backend: [memory]\n",
+            "c.yaml:2:18: response_api.store_backend: invalid type: sequence",
+        ),
+        ("response_api: {redis: {password: [a]}}", "c.yaml:1:34: response_api.redis.password: invalid type: sequence"),
+        ("response_api: {redis: {cluster_addresses: a}}", "c.yaml:1:43: response_api.redis.cluster_addresses: invalid"),
+        ("upstream:\n  forward_unknown: some\n", "c.yaml:2:20: upstream.forward_unknown: invalid type: string"),
+        ("upstream:\n  forward_unknown: [{}]\n", "c.yaml:2:21: upstream.forward_unknown[0]: invalid type: map"),
+        ("upstream:\n  chat_path: {}\n", "c.yaml:2:14: upstream.chat_path: invalid type: map"),
+        ("server:\n  threads: many\n", "c.yaml:2:12: server.threads: invalid type: text, expected a number of threads"),
+        ("server: !x {}\n", "c.yaml:1:9: server: invalid type: enum"),
+    ]);
+}
+
+#[test]
+fn value_out_of_bounds_names_its_line_and_column() {
+    assert_errors(&[
+        ("server: {listen: 'localhost:1'}", "c.yaml:1:18: server.listen: must be an IP address and a port"),
+        ("server: {listen: }", "c.yaml:1:18: server.listen: must be an IP address"),
+        ("server: {admin_listen: x}", "c.yaml:1:24: server.admin_listen: must be an IP address"),
+        (
+            "server: {threads: 0}",
+            "c.yaml:1:19: server.threads: invalid value: integer `0`, expected a number of threads",
+        ),
+        ("server: {threads: 4000}", "c.yaml:1:19: server.threads: invalid value"),
+        ("server: {drain_seconds: -1}", "c.yaml:1:25: server.drain_seconds: must be at least 0"),
+        ("response_api: {ttl_seconds: 0}", "c.yaml:1:29: response_api.ttl_seconds: must be at least 1"),
+        ("response_api: {ttl_seconds: 9999999999}", "c.yaml:1:29: response_api.ttl_seconds: must be at most 31536"),
+        ("response_api: {max_responses: 0}", "c.yaml:1:31: response_api.max_responses: must be at least 1"),
+        ("response_api: {max_memory_bytes: 0}", "c.yaml:1:34: response_api.max_memory_bytes: must be at least 1"),
+        ("response_api: {store_deadline_ms: 0}", "c.yaml:1:35: response_api.store_deadline_ms: must be at least 1"),
+        ("response_api: {path_prefix: /a/}", "c.yaml:1:29: response_api.path_prefix: must not end with `/`"),
+        ("response_api: {path_prefix: a}", "c.yaml:1:29: response_api.path_prefix: must begin with `/`"),
+        ("response_api: {redis: {db: 16}}", "c.yaml:1:28: response_api.redis.db: must be at most 15"),
+        ("response_api: {redis: {pool_size: 0}}", "c.yaml:1:35: response_api.redis.pool_size: must be at least 1"),
+        ("response_api: {redis: {dial_timeout: 0}}", "c.yaml:1:38: response_api.redis.dial_timeout: must be at least"),
+        ("response_api: {redis: {address: localhost}}", "c.yaml:1:33: response_api.redis.address: must be `host:port`"),
+        (
+            "response_api: {redis: {cluster_addresses: ['a:1', b]}}",
+            "c.yaml:1:51: response_api.redis.cluster_addresses[1]",
+        ),
+        ("upstream: {chat_path: v1}", "c.yaml:1:23: upstream.chat_path: must begin with `/`"),
+        ("limits: {max_chain_depth: 0}", "c.yaml:1:27: limits.max_chain_depth: must be at least 1"),
+        ("limits: {exchange_seconds: 0}", "c.yaml:1:28: limits.exchange_seconds: must be at least 1"),
+        ("telemetry: {log_level: verbose}", "c.yaml:1:24: telemetry.log_level: must be off, error, warn"),
+    ]);
+}
+
+#[test]
+fn contradiction_names_the_line_and_column_of_a_value_in_it() {
+    let cluster = "response_api:\n  store_backend: redis\n  redis:\n    cluster_mode: true\n";
+    assert_errors(&[
+        (
+            "server:\n  listen: 127.0.0.1:80\n  admin_listen: 127.0.0.1:80\n",
+            "c.yaml:3:17: server.admin_listen: must not be the same as `listen`",
+        ),
+        ("server:\n  listen: 127.0.0.1:9190\n", "c.yaml:2:11: server.listen: must not be the same as `admin_listen`"),
+        (&format!("{cluster}    db: 3\n"), "c.yaml:5:9: response_api.redis.db: must be 0 in cluster mode"),
+        (cluster, "c.yaml:4:19: response_api.redis.cluster_mode: is true, so `cluster_addresses` must name a node"),
+        (&format!("{cluster}    cluster_addresses: []\n"), "c.yaml:4:19: response_api.redis.cluster_mode: is true"),
+        (
+            "response_api:\n  redis:\n    cluster_mode: true\n    db: 1\n",
+            "c.yaml:4:9: response_api.redis.db: must be 0 in cluster mode",
+        ),
+        (
+            "response_api:\n  redis: {min_idle_conns: 9,\n    pool_size: 8}\n",
+            "c.yaml:2:27: response_api.redis.min_idle_conns: must not be more than `pool_size`",
+        ),
+        (
+            "response_api:\n  redis:\n    tls_cert_path: a\n",
+            "c.yaml:3:20: response_api.redis.tls_cert_path: needs `tls_key_path` beside it",
+        ),
+        (
+            "response_api:\n  redis:\n    tls_cert_path: ''\n    tls_key_path: a\n",
+            "c.yaml:4:19: response_api.redis.tls_key_path: needs `tls_cert_path` beside it",
+        ),
+    ]);
+}
+
+#[test]
+fn what_only_looks_like_a_contradiction_is_taken() {
+    for text in [
+        "server: {listen: '127.0.0.1:0', admin_listen: '127.0.0.1:0'}",
+        "response_api: {redis: {cluster_mode: true}}",
+        "response_api: {redis: {cluster_mode: false, db: 3}}",
+    ] {
+        load(text).unwrap();
+    }
+    assert_eq!(load("response_api: {redis: {pool_size: 1}}").unwrap().response_api.redis.min_idle_conns, 1);
+}
+
+#[test]
+fn backends_that_are_not_offered_yet_are_refused_by_name() {
+    assert_errors(&[
+        (
+            "response_api:\n  store_backend: redis\n",
+            "c.yaml:2:18: response_api.store_backend: redis is not offered by this version yet",
+        ),
+        (
+            "response_api:\n  store_backend: disk\n",
+            "c.yaml:2:18: response_api.store_backend: disk is not offered by this version yet",
+        ),
+    ]);
+}
+
+#[test]
+fn broken_yaml_names_its_line_and_column() {
+    assert_errors(&[
+        ("upstream:\n  forward_unknown: [\n", "c.yaml:3:1: "),
+        ("server:\n\tlisten: x\n", "c.yaml:2:1: found character that cannot start any token"),
+        ("@", "c.yaml:1:1: "),
+        ("server: {}\n  x: 1\n", "c.yaml:2:"),
+        ("stream: {heartbeat_seconds: *none}\n", "c.yaml:1:29: "),
+        ("stream: {}\n---\nstream: {}\n", "c.yaml:3:1: "),
+    ]);
+}
+
+#[test]
+fn a_byte_order_mark_is_no_column() {
+    assert_errors(&[("\u{feff}sever: 1\n", "c.yaml:1:1: unknown field `sever`")]);
+}
+
+#[test]
+fn files_that_cannot_be_read_or_decoded_are_named() {
+    let files = Files::new();
+    let error = load_file(&files, &files.0.join("none.yaml"), &[]).unwrap_err();
+    assert!(error.starts_with("none.yaml:1:1: none.yaml cannot be read: "), "{error}");
+    let path = files.write("latin1.yaml", b"stream: {}\n# \xc3\xa4 \xe4\n");
+    assert_eq!(load_file(&files, &path, &[]).unwrap_err(), "latin1.yaml:2:5: the file is not UTF-8 here");
+}
