@@ -3,6 +3,7 @@
 //! The core (`openai`, `sse`, `id`, `translate`) is synchronous and pure; the shells (`store`, `extproc`, `server`)
 //! move the bytes. ARCHITECTURE.md has the tree, the arrows and the walk of one request.
 
+pub mod extproc;
 pub mod id;
 pub mod openai;
 pub mod sse;

@@ -1,0 +1,146 @@
+//! Header lists as Envoy sends them, and the changes that we ask of it.
+
+use bytes::Bytes;
+
+use super::pb::{self, core};
+
+/// The headers of one message, pseudo headers (`:method`, `:path`, `:status`) included, in the order of arrival.
+///
+/// Envoy sends names in lower case and values as bytes (`raw_value`), which need not be UTF-8. It joins repeated
+/// headers with a comma where HTTP allows that. Looking up is a walk: there are a dozen or two, read once each.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Headers(Vec<core::HeaderValue>);
+
+impl Headers {
+    pub(super) fn read(map: Option<core::HeaderMap>) -> Self {
+        Self(map.map(|map| map.headers).unwrap_or_default())
+    }
+
+    /// The value of the first header of this name, whatever its case.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// The value of the first header of this name when it is UTF-8; others count as absent.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        std::str::from_utf8(self.get(name)?).ok()
+    }
+
+    /// The values of all headers of this name.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// All headers, name and value.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.0.iter().map(|header| {
+            // The protocol has both; Envoy 1.40 fills `raw_value`.
+            let value = if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value };
+            (header.key.as_str(), value)
+        })
+    }
+}
+
+impl<N: Into<String>, V: Into<Bytes>> FromIterator<(N, V)> for Headers {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().map(|(name, value)| header(name, value)).collect())
+    }
+}
+
+/// Changes to a header list. What is not mentioned stays as it is.
+///
+/// Envoy's default mutation rules allow `:path`, `:status` and ordinary headers, and silently reject `:method`,
+/// `:scheme`, `:authority` and `host` (counted in `rejected_header_mutations`). In FULL_DUPLEX_STREAMED it removes
+/// content-length itself unless `allow_content_length_header` is set; never rely on it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HeaderMutation {
+    set: Vec<core::HeaderValue>,
+    remove: Vec<String>,
+}
+
+impl HeaderMutation {
+    /// No change.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a header, or overwrites all of its values.
+    #[must_use]
+    pub fn set(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
+        self.set.push(header(name, value));
+        self
+    }
+
+    /// Removes a header; removing what is not there is no error.
+    #[must_use]
+    pub fn remove(mut self, name: impl Into<String>) -> Self {
+        self.remove.push(name.into());
+        self
+    }
+
+    /// Sets `:status`, which works in every reply to response headers, even a late one.
+    #[must_use]
+    pub fn status(self, status: u16) -> Self {
+        self.set(":status", status.to_string())
+    }
+
+    /// As a change of the headers that Envoy holds.
+    pub(super) fn into_mutation(self) -> Option<pb::HeaderMutation> {
+        if self.set.is_empty() && self.remove.is_empty() {
+            return None;
+        }
+        let overwrite = |header: core::HeaderValue| core::HeaderValueOption {
+            // Envoy drops a header that is set to nothing, unless told not to.
+            keep_empty_value: header.raw_value.is_empty(),
+            header: Some(header),
+            append_action: core::header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        };
+        Some(pb::HeaderMutation {
+            set_headers: self.set.into_iter().map(overwrite).collect(),
+            remove_headers: self.remove,
+        })
+    }
+
+    /// As a list of its own, for an answer that starts from nothing.
+    pub(super) fn into_map(self) -> core::HeaderMap {
+        core::HeaderMap { headers: self.set }
+    }
+}
+
+fn header(name: impl Into<String>, value: impl Into<Bytes>) -> core::HeaderValue {
+    core::HeaderValue { key: name.into(), value: String::new(), raw_value: value.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_not_utf8_is_kept_and_is_no_text() {
+        let headers =
+            Headers::from_iter([("x-name", Bytes::from_static(b"caf\xe9")), ("accept", Bytes::from_static(b"*/*"))]);
+        assert_eq!(headers.get("X-Name"), Some(&b"caf\xe9"[..]));
+        assert_eq!(headers.text("x-name"), None);
+        assert_eq!(headers.text("accept"), Some("*/*"));
+    }
+
+    #[test]
+    fn the_text_field_stands_in_for_an_empty_raw_value() {
+        let old = core::HeaderValue { key: "a".into(), value: "b".into(), raw_value: Bytes::new() };
+        assert_eq!(Headers(vec![old]).text("a"), Some("b"));
+    }
+
+    #[test]
+    fn a_mutation_overwrites_through_raw_value() {
+        let mutation = HeaderMutation::new().status(429).set("x-empty", "").remove("etag").into_mutation().unwrap();
+        let [status, empty] = &mutation.set_headers[..] else { panic!("{mutation:?}") };
+        assert_eq!(status.append_action, 2);
+        let header = status.header.clone().unwrap();
+        assert_eq!((&*header.key, &*header.value, &*header.raw_value), (":status", "", &b"429"[..]));
+        assert!(empty.keep_empty_value && !status.keep_empty_value);
+        assert_eq!(mutation.remove_headers, ["etag"]);
+    }
+}
