@@ -12,3 +12,4 @@ pub mod config;
 pub mod translate;
 pub mod store;
 
+pub mod server;

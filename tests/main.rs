@@ -7,3 +7,9 @@
 )]
 
 mod store;
+//! Integration tests: one binary, so that there is one link and one warm set of test servers.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "clippy spares only the tests themselves")]
+
+mod extproc;
+mod support;

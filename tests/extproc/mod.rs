@@ -1,0 +1,5 @@
+//! The frame around an exchange, driven by a scripted Envoy.
+
+mod endings;
+mod listener;
+mod messages;
