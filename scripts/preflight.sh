@@ -1,0 +1,37 @@
+#!/bin/sh
+# Checks that the machine has what the Makefile needs, and names what installs the rest.
+# With --install (as root, on Debian) installs it instead.
+set -eu
+
+packages=
+require() { # require PACKAGES COMMAND...: the command succeeds where the packages are installed
+    wanted=$1
+    shift
+    "$@" >/dev/null 2>&1 || packages="$packages $wanted"
+}
+
+require make command -v make
+require curl command -v curl
+# zstd and mimalloc are C libraries that Cargo builds; the headers come with libc6-dev.
+require "gcc libc6-dev" sh -c 'echo "#include <stdlib.h>" | cc -E -'
+require python3 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+require python3-venv python3 -c 'import venv, ensurepip'
+
+if [ -n "$packages" ]; then
+    if [ "${1-}" = --install ]; then
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update
+        # The list is split into words on purpose.
+        # shellcheck disable=SC2086
+        apt-get install -y --no-install-recommends $packages
+    else
+        echo "Missing system packages:$packages" >&2
+        echo "Install them with: sudo apt-get update && sudo apt-get install -y$packages" >&2
+        exit 1
+    fi
+fi
+
+if ! command -v cargo >/dev/null 2>&1; then
+    echo "Missing: Rust. Install it with: curl -sSf https://sh.rustup.rs | sh" >&2
+    exit 1
+fi
