@@ -3,13 +3,14 @@
 //! The core (`openai`, `sse`, `id`, `translate`) is synchronous and pure; the shells (`store`, `extproc`, `server`)
 //! move the bytes. ARCHITECTURE.md has the tree, the arrows and the walk of one request.
 
+pub mod admin;
+pub mod cli;
+pub mod config;
 pub mod extproc;
 pub mod id;
 pub mod openai;
-pub mod sse;
-pub mod cli;
-pub mod config;
-pub mod translate;
-pub mod store;
-
 pub mod server;
+pub mod sse;
+pub mod store;
+pub mod telemetry;
+pub mod translate;

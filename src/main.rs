@@ -1,2 +1,167 @@
-//! Entry point.
-fn main() {}
+//! `responses-router`: config → telemetry → build → serve → drain.
+//!
+//! Exit codes: 0 after a stop that was asked for, 64 (`EX_USAGE`) for a bad config, 1 when starting or serving failed.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser as _;
+use responses_router::admin::Admin;
+use responses_router::cli::Args;
+use responses_router::config::{Config, OnStoreError};
+use responses_router::extproc::exchange::{Policy, Router};
+use responses_router::extproc::keeping::Keeping;
+use responses_router::extproc::random_ids::RandomIds;
+use responses_router::extproc::route::Routes;
+use responses_router::server::{self, Listener, Stop, Stopped};
+use responses_router::store::{ChainLimits, MemoryBounds, MemoryStore, ResponseStore};
+use responses_router::telemetry;
+use responses_router::telemetry::metrics::Metrics;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Measured in the prototype: 8% less CPU per request than the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const EXIT_BAD_CONFIG: u8 = 64;
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let config = match Config::load(args.config.as_deref(), &|name| std::env::var(name).ok()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(EXIT_BAD_CONFIG);
+        }
+    };
+    if args.check {
+        println!("the config is valid");
+        return ExitCode::SUCCESS;
+    }
+    match run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("responses-router: {}", with_causes(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn run(config: &Config) -> Result<(), AnyError> {
+    telemetry::log_to_stdout(&config.telemetry)?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = config.server.threads {
+        runtime.worker_threads(threads.get());
+    }
+    runtime.enable_all().build()?.block_on(serve(config))
+}
+
+async fn serve(config: &Config) -> Result<(), AnyError> {
+    let metrics = Arc::new(Metrics::default());
+    let store = store(config);
+    let stop = Stop {
+        token: CancellationToken::new(),
+        grace: config.server.drain_seconds,
+        grace_over: CancellationToken::new(),
+        live: TaskTracker::new(),
+    };
+    let background = TaskTracker::new();
+    if let Some(address) = config.server.admin_listen {
+        let admin = Admin { store: Arc::clone(&store), metrics: Arc::clone(&metrics), stopping: stop.token.clone() };
+        let address = admin
+            .serve(address, &background)
+            .await
+            .map_err(|error| format!("cannot listen on {address} (server.admin_listen): {error}"))?;
+        tracing::info!("admin listening on {address}");
+    }
+    let router = Arc::new(router(config, store, metrics, &stop));
+    let listener = Listener::bind(&config.server.listen).await?;
+    tracing::info!("listening on {}", listener.listen());
+    tracing::info!("Response API enabled with {} backend", config.response_api.store_backend.as_str());
+
+    let (stopping, drain_seconds) = (stop.token.clone(), stop.grace.as_secs());
+    let signals = stop_signals()?;
+    let serving = server::serve(listener, router, stop);
+    tokio::pin!(serving);
+    tokio::select! {
+        stopped = &mut serving => return told(stopped?),
+        () = signals.0 => {}
+    }
+    tracing::info!(drain_seconds, "stopping: live exchanges may finish, a second signal ends at once");
+    stopping.cancel();
+    tokio::select! {
+        stopped = serving => told(stopped?),
+        () = signals.1 => {
+            tracing::warn!("a second signal: ending at once");
+            Ok(())
+        }
+    }
+}
+
+fn told(stopped: Stopped) -> Result<(), AnyError> {
+    match stopped {
+        Stopped::Clean => tracing::info!("stopped"),
+        Stopped::GraceOver { live } => tracing::warn!(live, "stopped with exchanges cut off"),
+    }
+    Ok(())
+}
+
+/// The first and the second SIGTERM or SIGINT.
+fn stop_signals() -> std::io::Result<(impl Future<Output = ()>, impl Future<Output = ()>)> {
+    let mut streams = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (first, second) = (CancellationToken::new(), CancellationToken::new());
+    let (told_first, told_second) = (first.clone(), second.clone());
+    let watching = async move {
+        for told in [told_first, told_second] {
+            tokio::select! {
+                _ = streams.0.recv() => {}
+                _ = streams.1.recv() => {}
+            }
+            told.cancel();
+        }
+    };
+    TaskTracker::new().spawn(watching);
+    Ok((first.cancelled_owned(), second.cancelled_owned()))
+}
+
+fn store(config: &Config) -> Arc<dyn ResponseStore> {
+    let api = &config.response_api;
+    // The config offers no other backend yet: `Config::load` refuses them.
+    Arc::new(MemoryStore::new(MemoryBounds {
+        max_entries: api.max_responses,
+        max_bytes: api.max_memory_bytes,
+        ttl: api.ttl_seconds,
+    }))
+}
+
+fn router(config: &Config, store: Arc<dyn ResponseStore>, metrics: Arc<Metrics>, stop: &Stop) -> Router {
+    let Config { response_api, upstream, limits, stream, .. } = config;
+    Router {
+        enabled: response_api.enabled,
+        routes: Routes::new(&response_api.path_prefix),
+        ids: Box::new(RandomIds),
+        settings: config.translation(),
+        keeping: Keeping { store, deadline: response_api.store_deadline_ms, tasks: stop.live.clone(), metrics },
+        policy: Policy {
+            chat_path: format!("{}{}", response_api.path_prefix, upstream.chat_path),
+            clear_route_cache: upstream.clear_route_cache,
+            max_request_bytes: limits.max_request_bytes,
+            max_answer_bytes: limits.max_answer_bytes,
+            chain: ChainLimits { max_depth: limits.max_chain_depth, max_bytes: limits.max_history_bytes },
+            request_body: limits.request_body_seconds,
+            exchange: limits.exchange_seconds,
+            heartbeat: stream.heartbeat_seconds,
+            degrade_without_store: response_api.on_store_error == OnStoreError::Degrade,
+        },
+        grace_over: stop.grace_over.clone(),
+    }
+}

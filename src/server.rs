@@ -1,8 +1,6 @@
 //! The listener that Envoy connects to: TCP or a unix socket, gRPC health, and a stop that lets exchanges finish.
 
-use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +14,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 
+use crate::config::Listen;
 use crate::extproc::{ExternalProcessorServer, ExternalProcessorService, Handler};
 
 /// The largest message accepted from Envoy. In FULL_DUPLEX_STREAMED it cuts bodies into pieces of about 1 MiB, so this
@@ -33,26 +32,11 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// How long the answer to a ping may take.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long exchanges that outlived the grace may take over their last event, its write to the store included.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// The names under which health is told: the whole server, and the service.
 const HEALTH_NAMES: [&str; 2] = ["", "envoy.service.ext_proc.v3.ExternalProcessor"];
-
-/// Where to listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Listen {
-    /// An address and port; port 0 takes a free one.
-    Tcp(SocketAddr),
-    /// A unix socket, for an Envoy on the same machine.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
 
 /// Why listening failed.
 #[derive(Debug, thiserror::Error)]
@@ -168,6 +152,8 @@ pub struct Stop {
     pub token: CancellationToken,
     /// How long they may go on.
     pub grace: Duration,
+    /// Cancelled by the server when the grace is over: the exchanges that are left say so to their clients and end.
+    pub grace_over: CancellationToken,
     /// What has to end before the server has: live exchanges, and whatever tasks the handler tracks here.
     pub live: TaskTracker,
 }
@@ -229,6 +215,8 @@ pub async fn serve<H: Handler>(
     let grace_over = async {
         stop.token.cancelled().await;
         tokio::time::sleep(stop.grace).await;
+        stop.grace_over.cancel();
+        tokio::time::sleep(LAST_WORDS).await;
     };
     tokio::select! {
         result = async {

@@ -1,15 +1,7 @@
-//! Integration tests.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a failed expectation in a helper is a failed test"
-)]
-
-mod store;
 //! Integration tests: one binary, so that there is one link and one warm set of test servers.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "clippy spares only the tests themselves")]
 
 mod extproc;
+mod store;
 mod support;

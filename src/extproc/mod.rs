@@ -3,11 +3,17 @@
 //! `exchange` and what it uses of this module speak HTTP ([`message`], [`headers`], [`route`], [`body`]) and never see
 //! protobuf; [`duplex`] makes sure that no exchange ends by mistake as if all were well.
 
+mod answer;
 pub mod body;
 pub mod duplex;
+pub mod exchange;
 pub mod headers;
+pub mod keeping;
+pub mod local;
 pub mod message;
 pub(crate) mod pb;
+pub mod random_ids;
+pub mod refusal;
 pub mod route;
 
 use std::future::Future;

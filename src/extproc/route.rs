@@ -64,6 +64,24 @@ pub enum Route {
     NotFound,
 }
 
+impl Route {
+    /// The operation's name in logs and metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Retrieve { .. } => "retrieve",
+            Self::Delete { .. } => "delete",
+            Self::InputItems { .. } => "input_items",
+            Self::Cancel { .. } => "cancel",
+            Self::Options { .. } => "options",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::WebSocketUpgrade => "websocket",
+            Self::NotFound => "not_found",
+        }
+    }
+}
+
 /// The paths of this router.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routes {

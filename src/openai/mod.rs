@@ -3,7 +3,7 @@
 pub mod chat;
 pub mod error;
 pub mod event;
-pub mod item;
 pub mod input_items;
+pub mod item;
 pub mod raw;
 pub mod responses;

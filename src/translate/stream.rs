@@ -49,6 +49,8 @@ pub enum End {
     Disconnected,
     /// The router is shutting down and the grace has run out.
     ShuttingDown,
+    /// The answer took longer than an exchange may.
+    TimedOut,
 }
 
 /// The machine. See the module's diagram.
@@ -543,6 +545,7 @@ impl ResponseStream {
             (End::ShuttingDown, _) => {
                 Outcome::Failed(upstream_failure("The service is shutting down; send the request again."))
             }
+            (End::TimedOut, _) => Outcome::Failed(upstream_failure("The answer took longer than this service allows.")),
             (End::Complete, Some(FinishReason::Natural)) => Outcome::Completed,
             (End::Complete, Some(FinishReason::Length)) => Outcome::Incomplete(IncompleteReason::MaxOutputTokens),
             (End::Complete, Some(FinishReason::ContentFilter)) => Outcome::Incomplete(IncompleteReason::ContentFilter),

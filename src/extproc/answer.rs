@@ -1,0 +1,413 @@
+//! The way down: the upstream's answer, whatever it is, into what the client asked for.
+//!
+//! A stream that the client wanted leaves as it comes ([`live`]); everything else is held until it is whole, so that
+//! the store can still turn it into an error ([`whole`]).
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::body::{self, BodyCollector};
+use super::duplex::{Envoy, ExchangeError, Finished};
+use super::exchange::{EndedBy, Interrupt, Router, now};
+use super::headers::{HeaderMutation, Headers};
+use super::keeping::{LiveStream, unstored};
+use super::local::{LocalAnswer, error_headers};
+use super::message::{Inbound, LastReply, Reply, ResponseHead};
+use super::refusal;
+use crate::id::ResponseId;
+use crate::openai::error::WireError;
+use crate::openai::responses::ResponseError;
+use crate::translate::stream::Outcome;
+use crate::translate::upstream_error::UpstreamError;
+use crate::translate::{self, AnswerForm, End, Plan, ResponseStream};
+
+/// The most of an upstream's error body that is read, in bytes.
+const MAX_ERROR_BYTES: usize = 1 << 20;
+
+/// What kind of answer an upstream's headers announce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Announced {
+    /// One JSON body; anything that does not claim to be a stream is read as one.
+    Json,
+    EventStream,
+    Error,
+    /// A success without a body.
+    Nothing,
+}
+
+impl Announced {
+    fn of(head: &ResponseHead) -> Self {
+        let content_type = head.headers.text("content-type").unwrap_or_default().to_ascii_lowercase();
+        match head.status {
+            200..=299 if head.end_of_stream || head.status == 204 => Self::Nothing,
+            200..=299 if content_type.starts_with("text/event-stream") => Self::EventStream,
+            200..=299 => Self::Json,
+            _ => Self::Error,
+        }
+    }
+}
+
+/// Answers the client from the upstream's answer, of which the headers are in.
+pub(super) async fn answer(
+    router: &Router,
+    mut envoy: Envoy,
+    head: &ResponseHead,
+    plan: Plan,
+    ancestors: Vec<ResponseId>,
+    deadline: Instant,
+) -> Result<Finished, ExchangeError> {
+    let announced = Announced::of(head);
+    if announced == Announced::Error {
+        return upstream_error(router, envoy, head, Some(plan), deadline).await;
+    }
+    let form = if plan.stream { AnswerForm::Events } else { AnswerForm::Json };
+    let machine = ResponseStream::new(plan, form, &router.settings);
+    let held = match announced {
+        // We asked for no compression; a stream that is compressed all the same cannot be read as it arrives.
+        Announced::EventStream if is_compressed(&head.headers) => {
+            Err(refusal::bad_answer("The upstream sent a compressed stream.").into())
+        }
+        Announced::EventStream if form == AnswerForm::Events => {
+            return live(router, envoy, head, machine, ancestors, deadline).await;
+        }
+        Announced::EventStream => gather_stream(router, &mut envoy, machine, deadline).await,
+        Announced::Json => gather_json(router, &mut envoy, head, machine, deadline).await,
+        Announced::Nothing | Announced::Error => Err(refusal::bad_answer("The upstream sent an empty answer.").into()),
+    };
+    match held {
+        Ok((machine, ended_by)) => whole(router, envoy, head, machine, ancestors, ended_by).await,
+        Err(interrupt) => router.leave(envoy, interrupt).await,
+    }
+}
+
+fn is_compressed(headers: &Headers) -> bool {
+    headers.text("content-encoding").is_some_and(|coding| !coding.trim().eq_ignore_ascii_case("identity"))
+}
+
+/// Reads an unstreamed answer to its end.
+async fn gather_json(
+    router: &Router,
+    envoy: &mut Envoy,
+    head: &ResponseHead,
+    mut machine: ResponseStream,
+    deadline: Instant,
+) -> Result<(ResponseStream, EndedBy), Interrupt> {
+    let limit = router.policy.max_answer_bytes;
+    let (body, ended_by) = response_body(router, envoy, limit, deadline).await?;
+    let body = body::decode(&head.headers, body, limit).map_err(|error| unusable(&error))?;
+    machine.push_completion(&body).map_err(|error| unusable(&error))?;
+    Ok((machine, ended_by))
+}
+
+/// Reads to its end a stream that the client did not ask for.
+async fn gather_stream(
+    router: &Router,
+    envoy: &mut Envoy,
+    mut machine: ResponseStream,
+    deadline: Instant,
+) -> Result<(ResponseStream, EndedBy), Interrupt> {
+    loop {
+        match router.next(envoy, deadline).await? {
+            Inbound::ResponseBody(piece) => {
+                machine.push(&piece.bytes);
+                if piece.end || machine.is_over() {
+                    return Ok((machine, EndedBy::Body));
+                }
+            }
+            Inbound::ResponseTrailers => return Ok((machine, EndedBy::Trailers)),
+            // What is left of the request has nothing to say any more.
+            _ => {}
+        }
+    }
+}
+
+async fn response_body(
+    router: &Router,
+    envoy: &mut Envoy,
+    limit: usize,
+    deadline: Instant,
+) -> Result<(Bytes, EndedBy), Interrupt> {
+    let mut collector = BodyCollector::new(limit);
+    loop {
+        match router.next(envoy, deadline).await? {
+            Inbound::ResponseBody(piece) => {
+                if collector.push(piece).map_err(|error| unusable(&error))? {
+                    return Ok((collector.finish(), EndedBy::Body));
+                }
+            }
+            Inbound::ResponseTrailers => return Ok((collector.finish(), EndedBy::Trailers)),
+            // What is left of the request has nothing to say any more.
+            _ => {}
+        }
+    }
+}
+
+fn unusable(error: &dyn std::error::Error) -> WireError {
+    tracing::warn!(%error, "unusable upstream answer");
+    refusal::bad_answer("The upstream's answer cannot be used.")
+}
+
+/// Answers with a whole response: stored first, then sent in one piece.
+async fn whole(
+    router: &Router,
+    mut envoy: Envoy,
+    head: &ResponseHead,
+    machine: ResponseStream,
+    ancestors: Vec<ResponseId>,
+    ended_by: EndedBy,
+) -> Result<Finished, ExchangeError> {
+    let mut finished = machine.finish(End::Complete, now());
+    let streamed = finished.plan().stream;
+    // A stream has its own way to say that it failed; a JSON client gets an HTTP error.
+    if let (Outcome::Failed(error), false) = (finished.outcome(), streamed) {
+        tracing::warn!(error.code, "the upstream's answer failed");
+        let error = refusal::bad_answer(&error.message);
+        return Ok(envoy.finish(LocalAnswer::error(&error).into_reply()).await);
+    }
+    let mut mutation = answer_headers(&head.headers, finished.plan());
+    match settle(router, &mut finished, &ancestors).await {
+        Ok(Stored::AsAsked) => {}
+        Ok(Stored::Not) => mutation = mutation.set("x-responses-stored", "false"),
+        Err(error) if !streamed => return Ok(envoy.finish(LocalAnswer::error(&error).into_reply()).await),
+        // The stream tells of it.
+        Err(_) => {}
+    }
+    let (mutation, body) = if streamed {
+        router.keeping.metrics.stream_ended(finished.outcome());
+        (stream_headers(mutation), finished.into_tail())
+    } else {
+        let Ok(response) = finished.response() else {
+            return Err(ExchangeError::Internal("the response did not serialise"));
+        };
+        let body = Bytes::copy_from_slice(response.get().as_bytes());
+        let length = body.len().to_string();
+        (mutation.set("content-type", "application/json").set("content-length", length), body)
+    };
+    envoy.send(Reply::response_headers(mutation.status(200))).await;
+    Ok(end_with(envoy, body, ended_by).await)
+}
+
+/// Streams the answer as it comes.
+async fn live(
+    router: &Router,
+    mut envoy: Envoy,
+    head: &ResponseHead,
+    mut machine: ResponseStream,
+    ancestors: Vec<ResponseId>,
+    deadline: Instant,
+) -> Result<Finished, ExchangeError> {
+    let mutation = stream_headers(answer_headers(&head.headers, machine.plan()));
+    let opening = machine.take();
+    // From here on the client may know the id: whatever becomes of this future, what was produced is kept.
+    let mut stream = LiveStream::new(machine, ancestors, router.keeping.clone(), now);
+    envoy.send(Reply::response_headers(mutation.status(200))).await;
+    envoy.send(Reply::response_body(opening)).await;
+
+    let mut last_sent = Instant::now();
+    let (end, ended_by) = loop {
+        let wake = router.policy.heartbeat.map_or(deadline, |silence| (last_sent + silence).min(deadline));
+        let mut ending = None;
+        let events = match router.next(&mut envoy, wake).await {
+            Ok(Inbound::ResponseBody(piece)) => {
+                let events = stream.push(&piece.bytes);
+                ending = (piece.end || stream.is_over()).then_some((End::Complete, EndedBy::Body));
+                events
+            }
+            Ok(Inbound::ResponseTrailers) => break (End::Complete, EndedBy::Trailers),
+            // What is left of the request has nothing to say any more.
+            Ok(_) => continue,
+            Err(Interrupt::Break(ExchangeError::Deadline)) if Instant::now() < deadline => {
+                router.keeping.metrics.heartbeat();
+                stream.heartbeat()
+            }
+            Err(Interrupt::Break(ExchangeError::Deadline)) => break (End::TimedOut, EndedBy::Body),
+            Err(Interrupt::Break(error)) => return Err(error),
+            // The headers have left, so nothing can be refused but more time.
+            Err(Interrupt::Refuse(_)) => break (End::ShuttingDown, EndedBy::Body),
+        };
+        if !events.is_empty() {
+            envoy.send(Reply::response_body(events)).await;
+            last_sent = Instant::now();
+        }
+        if let Some(ending) = ending {
+            break ending;
+        }
+    };
+
+    let Some((mut finished, ancestors)) = stream.finish(end) else {
+        return Err(ExchangeError::Internal("the stream was finished twice"));
+    };
+    // A failure is told inside the stream, see `settle`.
+    let _ = settle(router, &mut finished, &ancestors).await;
+    router.keeping.metrics.stream_ended(finished.outcome());
+    Ok(end_with(envoy, finished.into_tail(), ended_by).await)
+}
+
+/// Whether a response that should be stored is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    AsAsked,
+    /// The store refused it, and the operator wants the answer given all the same.
+    Not,
+}
+
+/// Has the store acknowledge the response, if it is to be stored. When the store refuses, the response says so: as
+/// `store: false`, or as a failed one, whose error for a JSON client is returned.
+async fn settle(
+    router: &Router,
+    finished: &mut translate::Finished,
+    ancestors: &[ResponseId],
+) -> Result<Stored, WireError> {
+    if finished.usage().is_none() {
+        router.keeping.metrics.usage_missing();
+    }
+    if !finished.plan().store {
+        return Ok(Stored::AsAsked);
+    }
+    match router.keeping.keep(finished, ancestors).await {
+        Ok(()) => Ok(Stored::AsAsked),
+        Err(_) if router.policy.degrade_without_store => {
+            finished.mark_unstored();
+            Ok(Stored::Not)
+        }
+        Err(error) => {
+            finished.fail(unstored(&error));
+            Err(refusal::store(&error))
+        }
+    }
+}
+
+/// Ends the answer with its last piece, and with trailers if the upstream's had some.
+async fn end_with(mut envoy: Envoy, body: Bytes, ended_by: EndedBy) -> Finished {
+    match ended_by {
+        EndedBy::Body => envoy.finish(LastReply::response_body(body)).await,
+        EndedBy::Trailers => {
+            envoy.send(Reply::response_body(body)).await;
+            envoy.finish(LastReply::response_trailers()).await
+        }
+    }
+}
+
+/// An error of the upstream, or of Envoy on its behalf, in the contract's shape, its status and retry headers kept.
+/// `plan` is there when the request had gone up.
+pub(super) async fn upstream_error(
+    router: &Router,
+    mut envoy: Envoy,
+    head: &ResponseHead,
+    plan: Option<Plan>,
+    deadline: Instant,
+) -> Result<Finished, ExchangeError> {
+    let (body, ended_by) = if head.end_of_stream {
+        (Bytes::new(), None)
+    } else {
+        match error_body(router, &mut envoy, deadline).await {
+            Ok((body, ended_by)) => (body, Some(ended_by)),
+            Err(interrupt) => return router.leave(envoy, interrupt).await,
+        }
+    };
+    let error = normalised(head, body);
+    tracing::info!(status = head.status, code = error.code, "the upstream refused or failed");
+    let overflow = error.code.as_deref() == Some("context_length_exceeded");
+    match (plan, ended_by) {
+        // Codex and its like compact when a stream says so; an HTTP error they would only retry.
+        (Some(plan), Some(ended_by)) if plan.stream && overflow => {
+            let mut machine = ResponseStream::new(plan, AnswerForm::Events, &router.settings);
+            machine.fail(ResponseError { code: "context_length_exceeded".to_owned(), message: error.message });
+            whole(router, envoy, head, machine, Vec::new(), ended_by).await
+        }
+        (_, Some(ended_by)) => {
+            let body = Bytes::from(error.body());
+            let mutation = error_headers(without_body_description(&head.headers), &error)
+                .status(error.status)
+                .set("content-length", body.len().to_string());
+            envoy.send(Reply::response_headers(mutation)).await;
+            Ok(end_with(envoy, body, ended_by).await)
+        }
+        // Headers that ended the stream cannot be given a body: an answer of our own takes their place.
+        (_, None) => {
+            let answer = LocalAnswer::error(&error).with_headers(kept_of_error(&head.headers));
+            Ok(envoy.finish(answer.into_reply()).await)
+        }
+    }
+}
+
+/// The body of an error, or nothing of one that is too large to be a message.
+async fn error_body(router: &Router, envoy: &mut Envoy, deadline: Instant) -> Result<(Bytes, EndedBy), Interrupt> {
+    let mut collector = BodyCollector::new(MAX_ERROR_BYTES);
+    let mut too_large = false;
+    loop {
+        match router.next(envoy, deadline).await? {
+            Inbound::ResponseBody(piece) => {
+                let end = piece.end;
+                too_large = too_large || collector.push(piece).is_err();
+                if end {
+                    let body = if too_large { Bytes::new() } else { collector.finish() };
+                    return Ok((body, EndedBy::Body));
+                }
+            }
+            Inbound::ResponseTrailers => return Ok((collector.finish(), EndedBy::Trailers)),
+            // What is left of the request has nothing to say any more.
+            _ => {}
+        }
+    }
+}
+
+fn normalised(head: &ResponseHead, body: Bytes) -> WireError {
+    // Envoy's own replies tell of hosts and connections, and their text is not ours to pass on.
+    if head.from_upstream() == Some(false) {
+        return match head.status {
+            500..=599 => refusal::upstream_unavailable(head.status),
+            status => UpstreamError::default().wire(status),
+        };
+    }
+    let body = body::decode(&head.headers, body, MAX_ERROR_BYTES).unwrap_or_default();
+    match head.status {
+        400..=599 => UpstreamError::parse(&body).wire(head.status),
+        // A redirect is of no use to a client that asked us.
+        _ => refusal::bad_answer("The upstream sent an answer that is neither a success nor an error."),
+    }
+}
+
+/// The headers of an upstream's error that clients act on.
+fn kept_of_error(headers: &Headers) -> Vec<(String, Bytes)> {
+    let acted_on =
+        |name: &str| name.starts_with("retry-after") || name.starts_with("x-ratelimit-") || name == "x-request-id";
+    headers
+        .iter()
+        .filter(|(name, _)| acted_on(&name.to_ascii_lowercase()))
+        .map(|(name, value)| (name.to_owned(), Bytes::copy_from_slice(value)))
+        .collect()
+}
+
+/// The headers that every translated answer gets.
+fn answer_headers(upstream: &Headers, plan: &Plan) -> HeaderMutation {
+    let mutation = without_body_description(upstream);
+    match plan.lossy.header() {
+        Some(lossy) => mutation.set("x-responses-lossy", lossy),
+        None => mutation,
+    }
+}
+
+fn stream_headers(mutation: HeaderMutation) -> HeaderMutation {
+    mutation.set("content-type", "text/event-stream; charset=utf-8").set("cache-control", "no-cache")
+}
+
+/// A mutation that takes away what described the upstream's body, which is not sent on.
+fn without_body_description(headers: &Headers) -> HeaderMutation {
+    let describes_the_body = |name: &str| {
+        matches!(
+            name,
+            "content-length"
+                | "content-encoding"
+                | "content-md5"
+                | "content-digest"
+                | "repr-digest"
+                | "digest"
+                | "etag"
+                | "last-modified"
+                | "accept-ranges"
+        )
+    };
+    let names = headers.iter().map(|(name, _)| name.to_ascii_lowercase());
+    names.filter(|name| describes_the_body(name)).fold(HeaderMutation::new(), HeaderMutation::remove)
+}

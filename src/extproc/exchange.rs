@@ -1,0 +1,293 @@
+//! One exchange, from top to bottom in the order in which the bytes arrive (DESIGN: the walk of one POST).
+//!
+//! The request headers are answered late, together with the whole translated body; a JSON answer's headers late too, so
+//! that its status can still change; a stream's headers at once. Every way out is a last message to Envoy or an error.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Handler;
+use super::answer;
+use super::body::{self, BodyCollector};
+use super::duplex::{Envoy, ExchangeError, Finished};
+use super::headers::HeaderMutation;
+use super::keeping::Keeping;
+use super::local::{self, LocalAnswer};
+use super::message::{Inbound, LastReply, Reply, RequestHead, ResponseHead};
+use super::refusal;
+use super::route::{Route, Routes};
+use crate::id::{IdSource, ResponseId};
+use crate::openai::error::WireError;
+use crate::store::ChainLimits;
+use crate::translate::{self, CreateRequest, Plan, RequestError, Settings, Turn};
+
+/// The request header by which Envoy's routes can choose a cluster.
+const SELECTED_MODEL: &str = "x-selected-model";
+
+/// All that exchanges share.
+pub struct Router {
+    /// When false, every request gets a 404.
+    pub enabled: bool,
+    /// Which paths are ours.
+    pub routes: Routes,
+    /// Where new ids come from.
+    pub ids: Box<dyn IdSource>,
+    /// How the backend is spoken to.
+    pub settings: Settings,
+    /// The responses.
+    pub keeping: Keeping,
+    /// What else the operator decides.
+    pub policy: Policy,
+    /// Cancelled when the grace of a shutdown has run out: live exchanges end then.
+    pub grace_over: CancellationToken,
+}
+
+/// Bounds and choices of an exchange.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// The upstream path, prefix included.
+    pub chat_path: String,
+    /// Whether Envoy chooses the route anew by the new path.
+    pub clear_route_cache: bool,
+    /// The most bytes of a request body, before and after decoding.
+    pub max_request_bytes: usize,
+    /// The most bytes of an unstreamed answer.
+    pub max_answer_bytes: usize,
+    /// The bounds of a chain.
+    pub chain: ChainLimits,
+    /// How long a client may take over its body.
+    pub request_body: Duration,
+    /// How long an exchange may take in all.
+    pub exchange: Duration,
+    /// Silence after which a stream repeats in_progress.
+    pub heartbeat: Option<Duration>,
+    /// Whether an answer that the store refused is given all the same, marked as not stored.
+    pub degrade_without_store: bool,
+}
+
+/// Why the walk leaves its path. Both are ends: an answer of our own, or an error towards Envoy.
+pub(super) enum Interrupt {
+    /// The client gets this answer.
+    Refuse(WireError),
+    /// Nobody is left to answer, or Envoy broke the protocol.
+    Break(ExchangeError),
+}
+
+impl From<WireError> for Interrupt {
+    fn from(error: WireError) -> Self {
+        Self::Refuse(error)
+    }
+}
+
+impl From<ExchangeError> for Interrupt {
+    fn from(error: ExchangeError) -> Self {
+        Self::Break(error)
+    }
+}
+
+/// How a body ended: that decides how ours must end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EndedBy {
+    /// With its last piece.
+    Body,
+    /// With trailers after it.
+    Trailers,
+}
+
+/// What became of reading a request.
+enum Upload {
+    /// The whole body.
+    Whole(Bytes, EndedBy),
+    /// Envoy answered by itself before the body was through.
+    AnsweredByEnvoy(ResponseHead),
+}
+
+/// A request that is ready to go up.
+struct Admitted {
+    chat: Vec<u8>,
+    plan: Plan,
+    ancestors: Vec<ResponseId>,
+}
+
+impl Handler for Router {
+    async fn exchange(self: Arc<Self>, mut envoy: Envoy) -> Result<Finished, ExchangeError> {
+        let began = Instant::now();
+        let deadline = began + self.policy.exchange;
+        match self.next(&mut envoy, deadline).await {
+            Ok(Inbound::RequestHeaders(_)) if !self.enabled => {
+                let error = WireError::new(404, "The Responses API is not enabled here.");
+                self.leave(envoy, error.into()).await
+            }
+            Ok(Inbound::RequestHeaders(head)) => match self.routes.find(&head) {
+                Route::Create => self.create(envoy, &head, deadline).await,
+                route => {
+                    tracing::Span::current().record("route", route.name());
+                    let answer = local::answer(&self.keeping, route).await;
+                    Ok(envoy.finish(answer.into_reply()).await)
+                }
+            },
+            // A filter in front of ours answered by itself: that is its answer, not an upstream's.
+            Ok(Inbound::ResponseHeaders(head)) => relay(envoy, &head).await,
+            Ok(_) => Err(ExchangeError::OutOfOrder("waiting for the request headers")),
+            Err(interrupt) => self.leave(envoy, interrupt).await,
+        }
+    }
+}
+
+impl Router {
+    async fn create(&self, mut envoy: Envoy, head: &RequestHead, deadline: Instant) -> Result<Finished, ExchangeError> {
+        let span = tracing::Span::current();
+        span.record("route", Route::Create.name());
+        if let Some(request_id) = head.headers.text("x-request-id") {
+            span.record("request_id", request_id);
+        }
+        let (body, ended_by) = match self.request_body(&mut envoy, head).await {
+            Ok(Upload::Whole(body, ended_by)) => (body, ended_by),
+            Ok(Upload::AnsweredByEnvoy(head)) => {
+                return answer::upstream_error(self, envoy, &head, None, deadline).await;
+            }
+            Err(interrupt) => return self.leave(envoy, interrupt).await,
+        };
+        let Admitted { chat, plan, ancestors } = match self.admit(head, body).await {
+            Ok(admitted) => admitted,
+            Err(error) => return self.leave(envoy, error.into()).await,
+        };
+        span.record("response_id", plan.id.as_str());
+        self.keeping.metrics.translated(&plan.lossy);
+
+        envoy.send(Reply::request_headers(self.upstream_headers(plan.model()), self.policy.clear_route_cache)).await;
+        envoy.send(Reply::request_body(chat.into(), ended_by == EndedBy::Body)).await;
+        if ended_by == EndedBy::Trailers {
+            envoy.send(Reply::request_trailers()).await;
+        }
+
+        let head = loop {
+            match self.next(&mut envoy, deadline).await {
+                Ok(Inbound::ResponseHeaders(head)) => break head,
+                // What is left of the request has nothing to say any more.
+                Ok(Inbound::RequestBody(_) | Inbound::RequestTrailers) => {}
+                Ok(_) => return Err(ExchangeError::OutOfOrder("waiting for the response headers")),
+                Err(interrupt) => return self.leave(envoy, interrupt).await,
+            }
+        };
+        answer::answer(self, envoy, &head, plan, ancestors, deadline).await
+    }
+
+    /// Reads the body's meaning, loads the history, and translates. The upstream has seen nothing yet.
+    async fn admit(&self, head: &RequestHead, body: Bytes) -> Result<Admitted, WireError> {
+        let body =
+            body::decode(&head.headers, body, self.policy.max_request_bytes).map_err(|error| refusal::body(&error))?;
+        let create = CreateRequest::parse(&body).map_err(|error| refuse(&error))?;
+        drop(body);
+
+        let history = match &create.previous_response_id {
+            Some(parent) => {
+                let history = self.keeping.history(parent, self.policy.chain).await;
+                Some(history.map_err(|error| refusal::history(&error, parent.as_str()))?)
+            }
+            None => None,
+        };
+        let records = history.as_ref().map(|history| history.records.as_slice()).unwrap_or_default();
+        let turns: Vec<Turn<'_>> =
+            records.iter().map(|record| Turn { input: &record.input, response: &record.response }).collect();
+        let id = self.ids.response_id();
+        let translated =
+            translate::request(create, &turns, &self.settings, id, now()).map_err(|error| refuse(&error))?;
+        let ancestors = history.map(|history| history.ancestors_of_child()).unwrap_or_default();
+        Ok(Admitted { chat: translated.chat, plan: translated.plan, ancestors })
+    }
+
+    async fn request_body(&self, envoy: &mut Envoy, head: &RequestHead) -> Result<Upload, Interrupt> {
+        let mut collector = BodyCollector::announced(&head.headers, self.policy.max_request_bytes)
+            .map_err(|error| refusal::body(&error))?;
+        if head.end_of_stream {
+            return Ok(Upload::Whole(Bytes::new(), EndedBy::Body));
+        }
+        let deadline = Instant::now() + self.policy.request_body;
+        loop {
+            match self.next(envoy, deadline).await {
+                Ok(Inbound::RequestBody(piece)) => {
+                    if collector.push(piece).map_err(|error| refusal::body(&error))? {
+                        return Ok(Upload::Whole(collector.finish(), EndedBy::Body));
+                    }
+                }
+                Ok(Inbound::RequestTrailers) => return Ok(Upload::Whole(collector.finish(), EndedBy::Trailers)),
+                Ok(Inbound::ResponseHeaders(head)) => return Ok(Upload::AnsweredByEnvoy(head)),
+                Ok(_) => return Err(ExchangeError::OutOfOrder("reading the request body").into()),
+                Err(Interrupt::Break(ExchangeError::Deadline)) => return Err(refusal::slow_body().into()),
+                Err(interrupt) => return Err(interrupt),
+            }
+        }
+    }
+
+    fn upstream_headers(&self, model: &str) -> HeaderMutation {
+        let mutation = HeaderMutation::new()
+            .set(":path", self.policy.chat_path.clone())
+            .set("content-type", "application/json")
+            // Envoy sends the new body chunked; the old length and coding are not its.
+            .remove("content-length")
+            .remove("content-encoding")
+            // We read the answer, so it must come uncompressed.
+            .remove("accept-encoding");
+        // The model is the client's word: only what a header value can carry gets into one, and a client's own header
+        // of this name never passes.
+        match http::HeaderValue::from_str(model) {
+            Ok(_) => mutation.set(SELECTED_MODEL, model.to_owned()),
+            Err(_) => mutation.remove(SELECTED_MODEL),
+        }
+    }
+
+    /// The next message, unless the grace of a shutdown runs out first.
+    pub(super) async fn next(&self, envoy: &mut Envoy, deadline: Instant) -> Result<Inbound, Interrupt> {
+        tokio::select! {
+            message = envoy.next_by(deadline) => Ok(message?),
+            () = self.grace_over.cancelled() => Err(refusal::shutting_down().into()),
+        }
+    }
+
+    /// Ends an exchange whose response headers have not left yet.
+    pub(super) async fn leave(&self, envoy: Envoy, interrupt: Interrupt) -> Result<Finished, ExchangeError> {
+        let error = match interrupt {
+            Interrupt::Refuse(error) => error,
+            Interrupt::Break(ExchangeError::Deadline) => refusal::slow_upstream(),
+            Interrupt::Break(error) => return Err(error),
+        };
+        tracing::debug!(status = error.status, code = error.code, "refused");
+        Ok(envoy.finish(LocalAnswer::error(&error).into_reply()).await)
+    }
+}
+
+fn refuse(error: &RequestError) -> WireError {
+    if let RequestError::History(cause) = error {
+        tracing::error!(cause, "a stored turn cannot be read");
+    }
+    refusal::request(error)
+}
+
+/// Passes an answer on as it is.
+async fn relay(mut envoy: Envoy, head: &ResponseHead) -> Result<Finished, ExchangeError> {
+    if head.end_of_stream {
+        return Ok(envoy.finish(LastReply::response_headers(HeaderMutation::new())).await);
+    }
+    envoy.send(Reply::response_headers(HeaderMutation::new())).await;
+    loop {
+        match envoy.next().await? {
+            Inbound::ResponseBody(piece) if piece.end => {
+                return Ok(envoy.finish(LastReply::response_body(piece.bytes)).await);
+            }
+            Inbound::ResponseBody(piece) => envoy.send(Reply::response_body(piece.bytes)).await,
+            Inbound::ResponseTrailers => return Ok(envoy.finish(LastReply::response_trailers()).await),
+            _ => return Err(ExchangeError::OutOfOrder("passing on an answer")),
+        }
+    }
+}
+
+/// Seconds since the epoch.
+pub(super) fn now() -> u64 {
+    // A clock before 1970 is answered with 0 rather than with a panic.
+    SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
+}

@@ -1,0 +1,187 @@
+//! The store as an exchange uses it: every operation with a deadline, and no answer forgotten half-way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio_util::task::TaskTracker;
+
+use crate::id::ResponseId;
+use crate::openai::responses::ResponseError;
+use crate::store::chain::{self, ChainLimits, History, HistoryError};
+use crate::store::record::Ancestors;
+use crate::store::{Record, ResponseStore, StoreError, Touch};
+use crate::telemetry::metrics::Metrics;
+use crate::translate::{End, Finished, ResponseStream};
+
+/// A store with deadlines. Cheap to clone.
+#[derive(Clone)]
+pub struct Keeping {
+    /// Where the records are.
+    pub store: Arc<dyn ResponseStore>,
+    /// How long any one operation may take; loading a chain is two of them.
+    pub deadline: Duration,
+    /// Tasks that outlive their exchange, so that a drain can wait for them.
+    pub tasks: TaskTracker,
+    /// Counts what fails.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Keeping {
+    /// One record, without prolonging its life.
+    ///
+    /// # Errors
+    /// [`StoreError`]; not found is `None`.
+    pub async fn fetch(&self, id: &ResponseId) -> Result<Option<Arc<Record>>, StoreError> {
+        let ids = std::slice::from_ref(id);
+        let records = self.within("get", self.store.load(ids, Touch::Keep)).await?;
+        Ok(records.into_iter().next().flatten())
+    }
+
+    /// Removes a record; says whether there was one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn delete(&self, id: &ResponseId) -> Result<bool, StoreError> {
+        self.within("delete", self.store.delete(id)).await
+    }
+
+    /// The chain that ends with `parent`, prolonging the life of all of it.
+    ///
+    /// # Errors
+    /// [`HistoryError`]; a hole in the chain is one, never a shorter history.
+    pub async fn history(&self, parent: &ResponseId, limits: ChainLimits) -> Result<History, HistoryError> {
+        let load = chain::history(&*self.store, parent, limits);
+        let result = tokio::time::timeout(self.deadline.saturating_mul(2), load).await;
+        let result = result.unwrap_or(Err(HistoryError::Store(StoreError::Timeout)));
+        if let Err(HistoryError::Store(error)) = &result {
+            self.note_failure("history", error);
+        }
+        result
+    }
+
+    /// Writes the record of a finished answer and waits until the store has acknowledged it.
+    ///
+    /// Dropping the future does not lose the record: the write is then repeated in a task of its own.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn keep(&self, finished: &Finished, ancestors: &[ResponseId]) -> Result<(), StoreError> {
+        let mut unwritten = Unwritten { keeping: self, record: Some(Arc::new(record(finished, ancestors)?)) };
+        let Some(record) = unwritten.record.clone() else { return Ok(()) };
+        let result = self.within("put", self.store.put(record)).await;
+        unwritten.record = None;
+        result
+    }
+
+    fn keep_in_background(&self, record: Arc<Record>) {
+        let keeping = self.clone();
+        self.tasks.spawn(async move {
+            // The failure was counted and logged; nobody is left to tell.
+            let _ = keeping.within("put", keeping.store.put(record)).await;
+        });
+    }
+
+    async fn within<T>(
+        &self,
+        operation: &'static str,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let result = tokio::time::timeout(self.deadline, work).await.unwrap_or(Err(StoreError::Timeout));
+        if let Err(error) = &result {
+            self.note_failure(operation, error);
+        }
+        result
+    }
+
+    fn note_failure(&self, operation: &'static str, error: &StoreError) {
+        tracing::warn!(operation, store = self.store.name(), %error, "store operation failed");
+        self.metrics.store_failed(operation);
+    }
+}
+
+fn record(finished: &Finished, ancestors: &[ResponseId]) -> Result<Record, StoreError> {
+    let plan = finished.plan();
+    Ok(Record {
+        id: plan.id.clone(),
+        ancestors: Ancestors::Listed(ancestors.to_vec()),
+        input: plan.input.clone(),
+        response: finished.response().map_err(|error| StoreError::Corrupt(error.to_string()))?,
+    })
+}
+
+/// A record whose write has begun and was not acknowledged.
+struct Unwritten<'a> {
+    keeping: &'a Keeping,
+    record: Option<Arc<Record>>,
+}
+
+impl Drop for Unwritten<'_> {
+    fn drop(&mut self) {
+        if let Some(record) = self.record.take() {
+            self.keeping.keep_in_background(record);
+        }
+    }
+}
+
+/// A stream whose answer has begun. If the exchange is dropped (the client hung up, or the upstream broke off), what
+/// was produced is stored as incomplete, because the client knows the id since `response.created`.
+pub struct LiveStream {
+    /// There until it is finished.
+    machine: Option<ResponseStream>,
+    ancestors: Vec<ResponseId>,
+    keeping: Keeping,
+    now: fn() -> u64,
+}
+
+impl LiveStream {
+    /// Watches over a stream. `now` gives seconds since the epoch.
+    pub fn new(machine: ResponseStream, ancestors: Vec<ResponseId>, keeping: Keeping, now: fn() -> u64) -> Self {
+        Self { machine: Some(machine), ancestors, keeping, now }
+    }
+
+    /// See [`ResponseStream::push`].
+    pub fn push(&mut self, bytes: &[u8]) -> Bytes {
+        self.machine.as_mut().map(|machine| machine.push(bytes)).unwrap_or_default()
+    }
+
+    /// See [`ResponseStream::heartbeat`].
+    pub fn heartbeat(&mut self) -> Bytes {
+        self.machine.as_mut().map(ResponseStream::heartbeat).unwrap_or_default()
+    }
+
+    /// See [`ResponseStream::is_over`].
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.machine.as_ref().is_none_or(ResponseStream::is_over)
+    }
+
+    /// Ends the stream, which is no longer watched over.
+    #[must_use]
+    pub fn finish(mut self, end: End) -> Option<(Finished, Vec<ResponseId>)> {
+        let finished = self.machine.take()?.finish(end, (self.now)());
+        Some((finished, std::mem::take(&mut self.ancestors)))
+    }
+}
+
+impl Drop for LiveStream {
+    fn drop(&mut self) {
+        let Some(machine) = self.machine.take() else { return };
+        let finished = machine.finish(End::Disconnected, (self.now)());
+        self.keeping.metrics.stream_ended(finished.outcome());
+        if !finished.plan().store {
+            return;
+        }
+        match record(&finished, &self.ancestors) {
+            Ok(record) => self.keeping.keep_in_background(Arc::new(record)),
+            Err(error) => tracing::error!(%error, "an interrupted response could not be stored"),
+        }
+    }
+}
+
+/// The error of a response that the store refused.
+#[must_use]
+pub fn unstored(error: &StoreError) -> ResponseError {
+    let wire = super::refusal::store(error);
+    ResponseError { code: wire.code.unwrap_or_else(|| "server_error".to_owned()), message: wire.message }
+}

@@ -1,0 +1,135 @@
+//! What the router answers by itself, without the upstream: stored responses, and every refusal.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::headers::HeaderMutation;
+use super::keeping::Keeping;
+use super::message::LastReply;
+use super::refusal;
+use super::route::{PathId, Route};
+use crate::id::ResponseId;
+use crate::openai::error::WireError;
+use crate::openai::input_items::InputItemsQuery;
+
+/// An answer of our own.
+#[derive(Debug)]
+pub struct LocalAnswer {
+    status: u16,
+    headers: HeaderMutation,
+    body: Bytes,
+    details: &'static str,
+}
+
+impl LocalAnswer {
+    /// A JSON answer that no cache may keep: it belongs to one client.
+    fn json(body: impl Into<Bytes>) -> Self {
+        let headers =
+            HeaderMutation::new().set("content-type", "application/json").set("cache-control", "private, no-store");
+        Self { status: 200, headers, body: body.into(), details: "responses_router_answer" }
+    }
+
+    /// An error in the contract's shape.
+    #[must_use]
+    pub fn error(error: &WireError) -> Self {
+        Self {
+            status: error.status,
+            headers: error_headers(HeaderMutation::new(), error),
+            body: error.body().into(),
+            details: "responses_router_error",
+        }
+    }
+
+    fn with_header(mut self, name: &'static str, value: impl Into<Bytes>) -> Self {
+        self.headers = self.headers.set(name, value);
+        self
+    }
+
+    /// The same answer with further headers, like those kept of an upstream's error.
+    #[must_use]
+    pub fn with_headers(mut self, headers: impl IntoIterator<Item = (String, Bytes)>) -> Self {
+        for (name, value) in headers {
+            self.headers = self.headers.set(name, value);
+        }
+        self
+    }
+
+    /// The message that ends the exchange with this answer.
+    #[must_use]
+    pub fn into_reply(self) -> LastReply {
+        LastReply::immediate(self.status, self.headers, self.body, self.details)
+    }
+}
+
+/// The headers that go with an error body.
+#[must_use]
+pub fn error_headers(headers: HeaderMutation, error: &WireError) -> HeaderMutation {
+    let headers = headers.set("content-type", "application/json");
+    match error.retry_after_seconds {
+        Some(seconds) => headers.set("retry-after", seconds.to_string()),
+        None => headers,
+    }
+}
+
+/// Answers every route but [`Route::Create`].
+pub async fn answer(keeping: &Keeping, route: Route) -> LocalAnswer {
+    let result = match route {
+        Route::Retrieve { id } => retrieve(keeping, id).await,
+        Route::Delete { id } => delete(keeping, id).await,
+        Route::InputItems { id, query } => input_items(keeping, id, &query).await,
+        Route::Options { allow } => Ok(LocalAnswer {
+            status: 204,
+            headers: HeaderMutation::new().set("allow", allow),
+            body: Bytes::new(),
+            details: "responses_router_answer",
+        }),
+        Route::MethodNotAllowed { allow } => {
+            let error = WireError::new(405, format!("This method is not allowed here; allowed: {allow}."));
+            return LocalAnswer::error(&error).with_header("allow", allow);
+        }
+        Route::Cancel { .. } => {
+            Err(WireError::bad_request("Only responses created with background=true can be cancelled."))
+        }
+        Route::WebSocketUpgrade => {
+            Err(WireError::new(426, "WebSockets are not offered; send POST /v1/responses with \"stream\": true."))
+        }
+        Route::Create | Route::NotFound => Err(WireError::new(404, "There is no such path in the Responses API.")),
+    };
+    result.unwrap_or_else(|error| LocalAnswer::error(&error))
+}
+
+/// An id that cannot be one is answered like one that is not stored.
+fn known(id: PathId) -> Result<ResponseId, WireError> {
+    id.map_err(|_| WireError::new(404, "Response not found."))
+}
+
+async fn retrieve(keeping: &Keeping, id: PathId) -> Result<LocalAnswer, WireError> {
+    let id = known(id)?;
+    let record = keeping.fetch(&id).await.map_err(|error| refusal::store(&error))?;
+    let record = record.ok_or_else(|| refusal::response_not_found(id.as_str()))?;
+    Ok(LocalAnswer::json(Bytes::copy_from_slice(record.response.get().as_bytes())))
+}
+
+async fn delete(keeping: &Keeping, id: PathId) -> Result<LocalAnswer, WireError> {
+    #[derive(Serialize)]
+    struct Deleted<'a> {
+        id: &'a ResponseId,
+        object: &'static str,
+        deleted: bool,
+    }
+    let id = known(id)?;
+    if !keeping.delete(&id).await.map_err(|error| refusal::store(&error))? {
+        return Err(refusal::response_not_found(id.as_str()));
+    }
+    let body = Deleted { id: &id, object: "response.deleted", deleted: true };
+    // An id and two constants always serialise.
+    Ok(LocalAnswer::json(serde_json::to_vec(&body).unwrap_or_default()))
+}
+
+async fn input_items(keeping: &Keeping, id: PathId, query: &str) -> Result<LocalAnswer, WireError> {
+    let query = InputItemsQuery::parse(query)?;
+    let id = known(id)?;
+    let record = keeping.fetch(&id).await.map_err(|error| refusal::store(&error))?;
+    let record = record.ok_or_else(|| refusal::response_not_found(id.as_str()))?;
+    Ok(LocalAnswer::json(query.page(&record.input)?))
+}

@@ -1,0 +1,20 @@
+//! What operators see: counters, and the log's subscriber. Used by the shells, never by the core.
+
+pub mod metrics;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{LogFormat, Telemetry};
+
+/// Sets up the log on stdout: what `make run-router` copies to its file and a container's runtime collects.
+///
+/// # Errors
+/// When the level is no filter or another subscriber is set already.
+pub fn log_to_stdout(telemetry: &Telemetry) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let filter = EnvFilter::try_new(&telemetry.log_level)?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    match telemetry.log_format {
+        LogFormat::Json => subscriber.json().try_init(),
+        LogFormat::Text => subscriber.with_ansi(false).try_init(),
+    }
+}
