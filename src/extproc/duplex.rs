@@ -1,6 +1,6 @@
 //! One exchange as a future that lives inside its reply stream.
 //!
-//! tonic polls [`Replies`] for messages to Envoy; that polls the exchange, which reads Envoy's messages and hands over
+//! tonic polls `Replies` for messages to Envoy; that polls the exchange, which reads Envoy's messages and hands over
 //! its own through a slot that holds one. No task and no channel per exchange: in the prototype that was a sixth of
 //! the processor's CPU.
 //!
@@ -16,8 +16,10 @@
 //!   the last message. Every other end (error, panic, Envoy gone) is a gRPC error after all messages sent before it.
 //! - While Envoy does not read, `send` waits, and the whole exchange with it: it is not polled at all. So an exchange
 //!   must not hold what others wait for (a lock, a permit of a small semaphore) across a `send`.
-//! - When Envoy resets the stream (a client that hangs up, mostly), the exchange is dropped at whatever await it is.
-//!   It may see [`ExchangeError::Gone`] before that, or not: what must happen at that end belongs in a drop guard.
+//! - When Envoy resets the stream, the exchange is dropped at whatever await it is, a store's included. On Envoy 1.40
+//!   that is what a client that hangs up and an upstream that breaks off look like; [`ExchangeError::Gone`], Envoy's
+//!   side ended without a reset, is the exception. So what must happen at such an end belongs in a drop guard, and what
+//!   must not be torn in a task of its own.
 //! - What Envoy says after the last message, the usual reset included, is not read.
 
 use std::future::Future;

@@ -1,6 +1,6 @@
 //! ext_proc messages in the words of HTTP: the one place that reads ProcessingRequests and builds ProcessingResponses.
 //!
-//! Everything here assumes FULL_DUPLEX_STREAMED in both directions, which [`Protocol::check`] establishes: bodies go
+//! Everything here assumes FULL_DUPLEX_STREAMED in both directions, which `Protocol::check` establishes: bodies go
 //! back as StreamedBodyResponses, cut as we like, and headers may be answered late, after the body was read.
 
 use std::collections::HashMap;
@@ -294,14 +294,14 @@ pub(super) enum Protocol {
 
 /// The filter is configured in a way that this router cannot serve.
 ///
-/// The modes are those of the filter's own configuration: Envoy 1.40 does not tell of a `processing_mode` in a route's
-/// `ExtProcPerRoute` (envoy#39650), hence the text asks for it in the filter.
+/// The modes are those in force, a `processing_mode` in the route's `ExtProcPerRoute` included (seen on Envoy 1.40).
+/// The text reaches people: in Envoy's log, and in `%RESPONSE_CODE_DETAILS%` of access logs and error bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum WrongProtocol {
     /// A body mode is another one.
     #[error(
-        "the ext_proc filter is configured with {direction}_body_mode {mode}, but this router needs, in the filter \
-         itself, processing_mode: {{request_header_mode: SEND, response_header_mode: SEND, request_body_mode: \
+        "the ext_proc filter is configured with {direction}_body_mode {mode}, but this router needs \
+         processing_mode: {{request_header_mode: SEND, response_header_mode: SEND, request_body_mode: \
          FULL_DUPLEX_STREAMED, response_body_mode: FULL_DUPLEX_STREAMED, request_trailer_mode: SEND, \
          response_trailer_mode: SEND}}"
     )]
@@ -332,5 +332,44 @@ impl Protocol {
             }
         }
         Ok(Self::FullDuplex)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attribute_that_is_no_text_or_not_utf8_counts_as_absent() {
+        // Struct { fields: { "a": Value { <tag>: … } } }
+        let attributes = |value: &[u8]| {
+            let length = |bytes: usize| u8::try_from(bytes).unwrap();
+            let entry = [b"\x0a\x01a\x12", &[length(value.len())][..], value].concat();
+            Attributes(Some([&[0x0a, length(entry.len())][..], &entry].concat().into()))
+        };
+        assert_eq!(attributes(b"\x1a\x02ok").text("a").as_deref(), Some("ok"));
+        assert_eq!(attributes(b"\x1a\x02ok").text("b"), None);
+        assert_eq!(attributes(b"\x1a\x02\xff\xfe").text("a"), None);
+        assert_eq!(attributes(b"\x20\x01").text("a"), None);
+        assert_eq!(Attributes::default().text("a"), None);
+    }
+
+    #[test]
+    fn a_message_that_says_nothing_is_skipped() {
+        assert_eq!(Inbound::read(pb::ProcessingRequest::default()), Ok(None));
+    }
+
+    #[test]
+    fn a_path_that_is_not_utf8_stays_a_path_that_is_unknown() {
+        let header = |key: &str, value: &'static [u8]| pb::core::HeaderValue {
+            key: key.to_owned(),
+            raw_value: Bytes::from_static(value),
+            ..Default::default()
+        };
+        let headers = vec![header(":method", b"GET"), header(":path", b"/v1/responses/resp_\xe9")];
+        let head = pb::HttpHeaders { headers: Some(pb::core::HeaderMap { headers }), end_of_stream: true };
+        let message = pb::ProcessingRequest { request: Some(Request::RequestHeaders(head)), ..Default::default() };
+        let Ok(Some(Inbound::RequestHeaders(head))) = Inbound::read(message) else { panic!("request headers") };
+        assert_eq!(head.path, "/v1/responses/resp_\u{fffd}");
     }
 }
