@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! cargo run --release --example noop_processor -- 127.0.0.1:50051
-//! cargo run --release --example noop_processor -- unix:/tmp/ext_proc.sock [threads]
+//! cargo run --release --example noop_processor -- unix:/path/to/socket [threads]
 //! ```
 
 use std::process::ExitCode;
