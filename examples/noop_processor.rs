@@ -12,12 +12,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use responses_router::config::Listen;
 use responses_router::extproc::Handler;
 use responses_router::extproc::body::BodyCollector;
 use responses_router::extproc::duplex::{Envoy, ExchangeError, Finished};
 use responses_router::extproc::headers::HeaderMutation;
 use responses_router::extproc::message::{Inbound, LastReply, Reply};
-use responses_router::server::{self, Listen, Listener, Stop};
+use responses_router::server::{self, Listener, Stop};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -104,7 +105,12 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         let listener = Listener::bind(&listen).await?;
         println!("listening on {}", listener.listen());
         let token = CancellationToken::new();
-        let stop = Stop { token: token.clone(), grace: Duration::from_secs(1), live: TaskTracker::new() };
+        let stop = Stop {
+            token: token.clone(),
+            grace: Duration::from_secs(1),
+            grace_over: CancellationToken::new(),
+            live: TaskTracker::new(),
+        };
         let mut serving = std::pin::pin!(server::serve(listener, Arc::new(Noop), stop));
         tokio::select! {
             served = &mut serving => served?,

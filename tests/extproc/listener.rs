@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use responses_router::config::Listen;
 use responses_router::extproc::duplex::{Envoy, ExchangeError, Finished};
 use responses_router::extproc::headers::HeaderMutation;
 use responses_router::extproc::message::{LastReply, Reply};
-use responses_router::server::{BindError, Listen, Listener, Stopped};
+use responses_router::server::{BindError, Listener, Stopped};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;

@@ -16,9 +16,10 @@ use ext_proc::processing_request::Request;
 use ext_proc::processing_response::Response;
 use ext_proc::streamed_immediate_response::Response as LocalPart;
 use ext_proc::{ProcessingRequest, ProcessingResponse, ProtocolConfiguration};
+use responses_router::config::Listen;
 use responses_router::extproc::Handler;
 use responses_router::extproc::duplex::{Envoy, ExchangeError, Finished};
-use responses_router::server::{self, Listen, Listener, Stop, Stopped};
+use responses_router::server::{self, Listener, Stop, Stopped};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -54,7 +55,12 @@ impl Router {
     pub(crate) async fn start_on(listen: &Listen, handler: impl Handler, grace: Duration) -> Self {
         let listener = Listener::bind(listen).await.unwrap();
         let listen = listener.listen().clone();
-        let stop = Stop { token: CancellationToken::new(), grace, live: TaskTracker::new() };
+        let stop = Stop {
+            token: CancellationToken::new(),
+            grace,
+            grace_over: CancellationToken::new(),
+            live: TaskTracker::new(),
+        };
         let serving = server::serve(listener, Arc::new(handler), stop.clone());
         let stopped = TaskTracker::new().spawn(async { serving.await.unwrap() });
         Self { listen, stop, stopped }
