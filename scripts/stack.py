@@ -31,6 +31,8 @@ POLL_SECONDS = 0.1
 START_SECONDS = 60
 # Longer than the router's default drain time; a second signal cuts it short.
 STOP_SECONDS = 60
+# One request to end may arrive twice: through the process group, and from make, which passes SIGTERM on.
+SAME_SIGNAL_SECONDS = 0.5
 LOG_TAIL_LINES = 20
 
 
@@ -58,6 +60,7 @@ class Stack:
     def __init__(self) -> None:
         self._running: list[tuple[Part, subprocess.Popen[bytes]]] = []
         self._signals = 0
+        self._last_signal = -SAME_SIGNAL_SECONDS
         self._followed: BinaryIO | None = None
 
     def __enter__(self) -> Stack:
@@ -135,7 +138,10 @@ class Stack:
         self._copy_followed()
 
     def _on_signal(self, *_: object) -> None:
-        self._signals += 1
+        now = time.monotonic()
+        if now - self._last_signal >= SAME_SIGNAL_SECONDS:
+            self._signals += 1
+        self._last_signal = now
 
     def _copy_followed(self) -> None:
         if self._followed and (new := self._followed.read()):

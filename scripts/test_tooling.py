@@ -17,6 +17,7 @@ import yaml
 
 import address
 import envoy_config
+import stack
 from address import Tcp, Unix
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,9 +124,19 @@ class Supervision(unittest.TestCase):
         pid = int(process.stdout.readline())
         process.terminate()
         self.assertEqual(process.stdout.readline(), "deaf\n")
+        time.sleep(stack.SAME_SIGNAL_SECONDS)
         process.terminate()
         process.communicate(timeout=10)
         self.assertTrue(has_ended(pid))
+
+    def test_one_signal_that_arrives_twice_lets_the_router_drain(self) -> None:
+        process = self.start_router('trap "sleep 0.3; echo drained; exit 0" TERM; echo $$; while :; do sleep 0.05; done')
+        process.stdout.readline()
+        process.terminate()
+        time.sleep(0.1)
+        process.terminate()
+        output, _ = process.communicate(timeout=10)
+        self.assertEqual(output, "drained\n")
 
     def test_what_the_router_leaves_behind_is_ended_too(self) -> None:
         process = self.start_router("sleep 1000 & echo $!; exit 3")
