@@ -16,6 +16,8 @@ PORT ?= 8002
 LISTEN ?= 127.0.0.1:8801
 #: Where the router listens: host:port or unix:/path
 ROUTER ?= 127.0.0.1:50051
+#: Where the router serves health and metrics
+ROUTER_ADMIN ?= 127.0.0.1:9190
 #: Where Envoy's admin page is
 ADMIN ?= 127.0.0.1:19000
 #: Envoy's worker threads
@@ -40,7 +42,8 @@ echo_address := 127.0.0.1:$(PORT)
 stack := $(PYTHON) scripts/stack.py
 stack_flags = --venv '$(RESPONSES_ROUTER_VENV)' --router-bin '$(target_dir)/release/responses-router' \
 	--config '$(CONFIG)' --router-log '$(ROUTER_LOG)' --concurrency '$(CONCURRENCY)' --model '$(MODEL)' \
-	--listen '$(LISTEN)' --router '$(ROUTER)' --admin '$(ADMIN)' --upstream '$(or $(UPSTREAM),$(echo_address))'
+	--listen '$(LISTEN)' --router '$(ROUTER)' --router-admin '$(ROUTER_ADMIN)' \
+	--admin '$(ADMIN)' --upstream '$(or $(UPSTREAM),$(echo_address))'
 
 .PHONY: help
 help: ## Show this list

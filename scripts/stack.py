@@ -156,7 +156,7 @@ def router(options: argparse.Namespace) -> Part:
     return Part(
         name=ROUTER,
         argv=[options.router_bin, "--config", options.config],
-        env={"ROUTER_LISTEN": str(options.router)},
+        env={"ROUTER_LISTEN": str(options.router), "ROUTER_ADMIN_LISTEN": str(options.router_admin)},
         log=options.router_log,
         ready=options.router.accepts,
     )
@@ -204,7 +204,7 @@ def run_folder(options: argparse.Namespace) -> Path:
 
 
 def run_router(options: argparse.Namespace) -> None:
-    _claim({"ROUTER": options.router})
+    _claim({"ROUTER": options.router, "ROUTER_ADMIN": options.router_admin})
     _run_one(router(options), follow=True)
 
 
@@ -244,7 +244,8 @@ def _run_one(part: Part, *, follow: bool = False) -> None:
 
 def _start_all(stack: Stack, options: argparse.Namespace) -> None:
     own_upstream = {"PORT": options.upstream} if options.echo else {}
-    _claim({"LISTEN": options.listen, "ADMIN": options.admin, "ROUTER": options.router} | own_upstream)
+    envoys = {"LISTEN": options.listen, "ADMIN": options.admin}
+    _claim(envoys | {"ROUTER": options.router, "ROUTER_ADMIN": options.router_admin} | own_upstream)
     logs = run_folder(options)
     if options.echo:
         stack.start_and_wait(echo_backend(options, log=logs / "upstream.log"))
@@ -339,6 +340,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("what", choices=COMMANDS)
     envoy_config.add_arguments(parser)
+    parser.add_argument(
+        "--router-admin",
+        type=address.ip_port,
+        default="127.0.0.1:9190",
+        help="where the router serves health and metrics",
+    )
     parser.add_argument("--echo", action="store_true", help="start the echo backend as the upstream")
     parser.add_argument("--model", help="model the examples name; by default the first that the upstream lists")
     parser.add_argument("--config", type=Path, default=ROOT / "config/config.yaml", help="the router's config file")

@@ -98,6 +98,7 @@ class Supervision(unittest.TestCase):
         process = subprocess.Popen(
             [
                 *(sys.executable, ROOT / "scripts/stack.py", "router", "--router", f"127.0.0.1:{free_port()}"),
+                *("--router-admin", f"127.0.0.1:{free_port()}"),
                 *("--router-bin", binary, "--router-log", self.folder / "router.log"),
             ],
             stdout=subprocess.PIPE,
