@@ -127,7 +127,6 @@ fn validation_message(details: &[Value]) -> Option<String> {
 
 fn default_message(status: u16) -> &'static str {
     match status {
-        400 => "The upstream refused the request.",
         401 => "The upstream refused the credentials.",
         403 => "The upstream denied access.",
         404 => "The upstream does not know this model or path.",
