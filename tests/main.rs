@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "clippy spares only the tests themselves")]
 
 mod extproc;
+mod grammar;
 mod store;
 mod support;

@@ -1,3 +1,7 @@
-//! What the tests share.
+//! What the test modules share. Each concept has a file of its own.
 
 pub(crate) mod envoy;
+pub(crate) mod frames;
+pub(crate) mod grammar;
+pub(crate) mod machine;
+pub(crate) mod response_shape;

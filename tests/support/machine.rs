@@ -1,0 +1,65 @@
+//! The pure core driven from end to end: a request, an upstream's bytes, an ending; and what the client saw.
+
+use std::borrow::Cow;
+
+use responses_router::id::{CountingIds, IdSource};
+use responses_router::translate::{
+    AnswerForm, BadAnswer, CreateRequest, End, Plan, RequestError, ResponseStream, Settings, Turn, request,
+};
+use serde_json::Value;
+
+/// When every test response is created, in seconds since the epoch.
+pub(crate) const CREATED_AT: u64 = 1_700_000_000;
+/// When every test response ends.
+pub(crate) const ENDED_AT: u64 = 1_700_000_005;
+
+/// The smallest request that asks for a stream.
+pub(crate) const STREAM_REQUEST: &str = r#"{"model":"m","input":"hi","stream":true}"#;
+
+/// The plan of a request without history; the response's id is always the first of the counter.
+pub(crate) fn plan(body: &[u8], settings: &Settings) -> Result<Plan, RequestError> {
+    let no_history: &[Turn<'_>] = &[];
+    let create = CreateRequest::parse(body)?;
+    Ok(request(create, no_history, settings, CountingIds::default().response_id(), CREATED_AT)?.plan)
+}
+
+/// The plan of a request that must be right.
+pub(crate) fn good_plan(body: &str, settings: &Settings) -> Plan {
+    plan(body.as_bytes(), settings).unwrap_or_else(|error| panic!("{error}: {body}"))
+}
+
+/// The client's whole event stream when the upstream sends these pieces and ends in this way.
+///
+/// Stops pushing once the machine says that nothing more can come, as the shell does.
+pub(crate) fn events<'p>(
+    plan: Plan,
+    settings: &Settings,
+    pieces: impl IntoIterator<Item = impl Into<Cow<'p, [u8]>>>,
+    end: End,
+) -> Vec<u8> {
+    let mut stream = ResponseStream::new(plan, AnswerForm::Events, settings);
+    let mut out = stream.take().to_vec();
+    for piece in pieces {
+        out.extend_from_slice(&stream.push(&piece.into()));
+        if stream.is_over() {
+            break;
+        }
+    }
+    out.extend_from_slice(&stream.finish(end, ENDED_AT).into_tail());
+    out
+}
+
+/// The response object for an unstreamed answer of the upstream.
+pub(crate) fn response(plan: Plan, settings: &Settings, answer: &[u8]) -> Result<String, BadAnswer> {
+    let mut stream = ResponseStream::new(plan, AnswerForm::Json, settings);
+    stream.push_completion(answer)?;
+    let finished = stream.finish(End::Complete, ENDED_AT);
+    let response = finished.response().unwrap_or_else(|error| panic!("{error}"));
+    assert!(finished.into_tail().is_empty(), "a JSON answer has events");
+    Ok(response.get().to_owned())
+}
+
+/// A frame of the upstream's stream.
+pub(crate) fn chunk(chunk: &Value) -> Vec<u8> {
+    format!("data: {chunk}\n\n").into_bytes()
+}
