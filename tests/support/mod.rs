@@ -1,7 +1,9 @@
 //! What the test modules share. Each concept has a file of its own.
 
+pub(crate) mod cases;
 pub(crate) mod envoy;
 pub(crate) mod frames;
 pub(crate) mod grammar;
 pub(crate) mod machine;
+pub(crate) mod pretty;
 pub(crate) mod response_shape;

@@ -1,0 +1,87 @@
+//! Golden cases: folders of input files, each with its snapshot beside it.
+
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+
+use responses_router::translate::Settings;
+use responses_router::translate::settings::{
+    DeveloperRole, ForwardUnknown, MaxTokensField, ReasoningReplay, SystemMessages,
+};
+use serde::Deserialize;
+
+/// The operator's choices as a case spells them; what it leaves out has its default.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct SettingsSpec {
+    default_model: Option<String>,
+    forward_unknown: Option<ForwardUnknown>,
+    system_messages: Option<SystemMessages>,
+    developer_role: Option<DeveloperRole>,
+    max_tokens_field: Option<MaxTokensField>,
+    reasoning_replay: Option<ReasoningReplay>,
+    max_answer_bytes: Option<usize>,
+    max_sse_frame_bytes: Option<usize>,
+}
+
+impl SettingsSpec {
+    /// The settings that a config file with these keys would give.
+    pub(crate) fn settings(self) -> Settings {
+        let default = Settings::default();
+        Settings {
+            default_model: self.default_model.or(default.default_model),
+            forward_unknown: self.forward_unknown.unwrap_or(default.forward_unknown),
+            system_messages: self.system_messages.unwrap_or(default.system_messages),
+            developer_role: self.developer_role.unwrap_or(default.developer_role),
+            max_tokens_field: self.max_tokens_field.unwrap_or(default.max_tokens_field),
+            reasoning_replay: self.reasoning_replay.unwrap_or(default.reasoning_replay),
+            max_answer_bytes: self.max_answer_bytes.unwrap_or(default.max_answer_bytes),
+            max_sse_frame_bytes: self.max_sse_frame_bytes.unwrap_or(default.max_sse_frame_bytes),
+        }
+    }
+}
+
+/// The inputs of one folder of `tests/golden`, in order.
+pub(crate) fn inputs(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(folder);
+    let mut inputs: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .collect();
+    inputs.sort();
+    assert!(!inputs.is_empty(), "{} has no {extension} files", folder.display());
+    inputs
+}
+
+/// Reads a JSON file of a case.
+pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> T {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Compares what each input of a folder comes to with the snapshot beside it, and names every case that differs.
+pub(crate) fn compare(folder: &str, extension: &str, least: usize, case: impl Fn(&Path) -> String) {
+    let inputs = inputs(folder, extension);
+    assert!(inputs.len() >= least, "{folder} has {} cases, {least} are wanted", inputs.len());
+    let mut differing = Vec::new();
+    for input in &inputs {
+        let name = input.file_stem().unwrap().to_str().unwrap();
+        let mut settings = insta::Settings::clone_current();
+        settings.set_snapshot_path(input.parent().unwrap());
+        settings.set_prepend_module_to_snapshot(false);
+        settings.set_omit_expression(true);
+        let compared = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let outcome = case(input);
+            settings.bind(|| insta::assert_snapshot!(name, outcome));
+        }));
+        if compared.is_err() {
+            differing.push(name);
+        }
+    }
+    assert!(differing.is_empty(), "cases of {folder} that differ: {differing:#?}");
+    let orphans: Vec<PathBuf> = self::inputs(folder, "snap")
+        .into_iter()
+        .filter(|snap| !inputs.contains(&snap.with_extension(extension)))
+        .collect();
+    assert!(orphans.is_empty(), "snapshots without an input: {orphans:#?}");
+}
