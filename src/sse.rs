@@ -99,19 +99,26 @@ impl Decoder {
             self.end_frame(frame);
         } else if let Some((field, value)) = field_and_value(&line) {
             match field {
-                b"data" => {
-                    if self.has_data {
-                        self.data.push(b'\n');
-                    }
-                    self.has_data = true;
-                    self.data.extend_from_slice(value);
-                }
+                b"data" => self.add_data(value),
                 b"event" => self.event = value.to_vec(),
+                // No standard field: llama.cpp wrote errors like this until late 2025.
+                b"error" => {
+                    self.event = field.to_vec();
+                    self.add_data(value);
+                }
                 _ => {}
             }
         }
         line.clear();
         self.line = line;
+    }
+
+    fn add_data(&mut self, value: &[u8]) {
+        if self.has_data {
+            self.data.push(b'\n');
+        }
+        self.has_data = true;
+        self.data.extend_from_slice(value);
     }
 
     fn end_frame(&mut self, frame: &mut impl FnMut(&[u8], &[u8])) {
