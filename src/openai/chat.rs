@@ -398,6 +398,7 @@ pub struct TokenLogprob {
     /// The token.
     pub token: String,
     /// Natural logarithm.
+    #[serde(deserialize_with = "null_as_default")]
     pub logprob: f64,
     /// UTF-8 bytes of the token.
     #[serde(deserialize_with = "null_as_default")]
@@ -414,6 +415,7 @@ pub struct TopLogprob {
     /// The token.
     pub token: String,
     /// Natural logarithm.
+    #[serde(deserialize_with = "null_as_default")]
     pub logprob: f64,
     /// UTF-8 bytes of the token.
     #[serde(deserialize_with = "null_as_default")]
