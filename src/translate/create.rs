@@ -163,7 +163,7 @@ impl CreateRequest {
                 _ if value.get() == "null" => {}
                 Member::Read | Member::Hint => {}
                 Member::Lossy(what) => lossy.skip(what, ""),
-                Member::ChatOnly if !members.contains("input") => return Err(RequestError::MessagesInsteadOfInput),
+                Member::ChatOnly if members.raw("input").is_none() => return Err(RequestError::MessagesInsteadOfInput),
                 Member::ChatOnly => {
                     let reason = "belongs to chat completions; it cannot be combined with 'input'".to_owned();
                     return Err(RequestError::Unsupported { param: key.to_owned(), reason });
