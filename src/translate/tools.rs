@@ -124,8 +124,10 @@ fn apply_choice(choice: Option<&RawValue>, chat: &mut Vec<ChatTool>) -> Result<O
         }
         "allowed_tools" => {
             let word = named.mode.as_deref().unwrap_or("auto");
-            let mode = mode(word).ok_or_else(|| invalid("the mode of 'allowed_tools' must be 'auto' or 'required'"))?;
-            let allowed = named.tools.ok_or_else(|| invalid("a choice of type 'allowed_tools' needs 'tools'"))?;
+            let mode = mode(word).filter(|mode| *mode != "none");
+            let mode = mode.ok_or_else(|| invalid("the mode of 'allowed_tools' must be 'auto' or 'required'"))?;
+            let allowed = named.tools.filter(|tools| !tools.is_empty());
+            let allowed = allowed.ok_or_else(|| invalid("a choice of type 'allowed_tools' needs 'tools'"))?;
             restrict(chat, &allowed)?;
             needs_a_tool(mode, chat).map(|mode| Some(ChatToolChoice::Mode(mode)))
         }
