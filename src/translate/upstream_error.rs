@@ -63,6 +63,7 @@ impl UpstreamError {
             "longer than the model's context length",
             "exceed_context_size",
             "context length exceeded",
+            "context size has been exceeded",
             "exceeds the context window",
             "exceeds model's maximum context",
             "must be <= max_total_tokens",
