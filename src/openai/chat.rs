@@ -438,6 +438,8 @@ pub struct ChatUsage {
     pub prompt_tokens_details: Option<PromptTokensDetails>,
     /// Detail of the answer.
     pub completion_tokens_details: Option<CompletionTokensDetails>,
+    /// Where SGLang puts that detail.
+    pub reasoning_tokens: Option<u64>,
 }
 
 /// Detail of prompt tokens.

@@ -153,7 +153,7 @@ impl From<ChatUsage> for Usage {
             },
             output_tokens: chat.completion_tokens,
             output_tokens_details: OutputTokensDetails {
-                reasoning_tokens: completion.reasoning_tokens.unwrap_or_default(),
+                reasoning_tokens: completion.reasoning_tokens.or(chat.reasoning_tokens).unwrap_or_default(),
             },
             total_tokens: chat.total_tokens.unwrap_or(chat.prompt_tokens.saturating_add(chat.completion_tokens)),
         }
