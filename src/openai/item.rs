@@ -290,7 +290,8 @@ pub fn normalise(mut object: RawObject, item: &Item, id: &str) -> Result<Box<Raw
         Item::FunctionCall { .. } | Item::FunctionCallOutput { .. } => {
             object.set("status", to_raw_value(&object.text("status").as_deref().unwrap_or("completed"))?);
         }
-        Item::Reasoning { .. } | Item::Reference { .. } | Item::Unknown { .. } => {}
+        Item::Reference { .. } => object.set_first("type", to_raw_value("item_reference")?),
+        Item::Reasoning { .. } | Item::Unknown { .. } => {}
     }
     object.set_first("id", to_raw_value(id)?);
     to_raw_value(&object)

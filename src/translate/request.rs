@@ -12,7 +12,7 @@ use super::tools::{self, ToolSet};
 use super::transcript::Transcript;
 use crate::id::ResponseId;
 use crate::openai::chat::{ChatRequest, JsonSchema, ResponseFormat, StreamOptions};
-use crate::openai::item;
+use crate::openai::item::{self, Item};
 use crate::openai::raw::{InvalidMember, RawObject};
 use crate::openai::responses::{
     Echo, IncompleteDetails, OutputItem, ReasoningEcho, Response, ResponseError, Status, TextEcho, Usage, output_text,
@@ -188,10 +188,15 @@ fn add_input(
     let mut normalised = Vec::with_capacity(input.len());
     for (index, InputItem { object, item }) in input.into_iter().enumerate() {
         transcript.add(object.text("id"), item.clone(), &format!("input[{index}]"), lossy)?;
-        let mut item_id = item::id_for(&object, &item, id, index);
+        let ordinal = normalised.len();
+        let mut item_id = item::id_for(&object, &item, id, ordinal);
         if !used.insert(item_id.clone()) {
+            if matches!(item, Item::Reference { .. }) {
+                // What it refers to is listed already; under another id it would refer to nothing.
+                continue;
+            }
             // Paging by id needs ids that differ within a turn.
-            item_id = item::id_for(&RawObject::default(), &item, id, index);
+            item_id = item::id_for(&RawObject::default(), &item, id, ordinal);
             used.insert(item_id.clone());
         }
         normalised.push(item::normalise(object, &item, &item_id).map_err(unserialisable)?);
