@@ -10,7 +10,7 @@ use crate::id::ResponseId;
 
 /// A response, as JSON or as the snapshot in a lifecycle event. Borrows what the plan and the stream hold.
 #[derive(Debug, Serialize)]
-#[allow(missing_docs, reason = "the members are those of the reference, named as there")]
+#[allow(missing_docs, reason = "the members are those of the reference, named and ordered as there")]
 pub struct Response<'a> {
     pub id: &'a ResponseId,
     pub object: &'static str,
@@ -20,24 +20,45 @@ pub struct Response<'a> {
     pub completed_at: Option<u64>,
     pub conversation: Option<()>,
     pub error: Option<&'a ResponseError>,
+    pub frequency_penalty: &'a Number,
     pub incomplete_details: Option<IncompleteDetails>,
-    #[serde(flatten)]
-    pub echo: &'a Echo,
+    pub instructions: Option<&'a str>,
+    pub max_output_tokens: Option<u64>,
+    pub max_tool_calls: Option<u64>,
+    pub model: &'a str,
     pub output: &'a [OutputItem],
     pub output_text: String,
+    pub parallel_tool_calls: bool,
+    pub presence_penalty: &'a Number,
+    pub previous_response_id: Option<&'a ResponseId>,
+    pub prompt_cache_key: Option<&'a str>,
+    pub reasoning: Option<&'a ReasoningEcho>,
+    pub safety_identifier: Option<&'a str>,
+    pub service_tier: &'a str,
     pub store: bool,
+    pub temperature: &'a Number,
+    pub text: &'a TextEcho,
+    pub tool_choice: &'a RawValue,
+    pub tools: &'a [RawObject],
+    pub top_logprobs: u32,
+    pub top_p: &'a Number,
+    pub truncation: &'a str,
     pub usage: Option<Usage>,
+    pub user: Option<&'a str>,
+    pub metadata: &'a RawObject,
 }
 
 /// What a response repeats of its request, defaults filled in.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "the members are those of the reference, named as there")]
 pub struct Echo {
+    pub frequency_penalty: Number,
     pub instructions: Option<String>,
     pub max_output_tokens: Option<u64>,
     pub max_tool_calls: Option<u64>,
     pub model: String,
     pub parallel_tool_calls: bool,
+    pub presence_penalty: Number,
     pub previous_response_id: Option<ResponseId>,
     pub prompt_cache_key: Option<String>,
     pub reasoning: Option<ReasoningEcho>,
@@ -49,8 +70,6 @@ pub struct Echo {
     pub tools: Vec<RawObject>,
     pub top_logprobs: u32,
     pub top_p: Number,
-    pub presence_penalty: Number,
-    pub frequency_penalty: Number,
     pub truncation: String,
     pub user: Option<String>,
     pub metadata: RawObject,

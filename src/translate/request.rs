@@ -65,6 +65,7 @@ impl Plan {
 
     /// The response object in a given state.
     pub(super) fn response<'a>(&'a self, state: ResponseState<'a>) -> Response<'a> {
+        let echo = &self.echo;
         Response {
             id: &self.id,
             object: "response",
@@ -74,12 +75,32 @@ impl Plan {
             completed_at: state.completed_at,
             conversation: None,
             error: state.error,
+            frequency_penalty: &echo.frequency_penalty,
             incomplete_details: state.incomplete_details,
-            echo: &self.echo,
+            instructions: echo.instructions.as_deref(),
+            max_output_tokens: echo.max_output_tokens,
+            max_tool_calls: echo.max_tool_calls,
+            model: &echo.model,
             output: state.output,
             output_text: output_text(state.output),
+            parallel_tool_calls: echo.parallel_tool_calls,
+            presence_penalty: &echo.presence_penalty,
+            previous_response_id: echo.previous_response_id.as_ref(),
+            prompt_cache_key: echo.prompt_cache_key.as_deref(),
+            reasoning: echo.reasoning.as_ref(),
+            safety_identifier: echo.safety_identifier.as_deref(),
+            service_tier: &echo.service_tier,
             store: self.store,
+            temperature: &echo.temperature,
+            text: &echo.text,
+            tool_choice: &echo.tool_choice,
+            tools: &echo.tools,
+            top_logprobs: echo.top_logprobs,
+            top_p: &echo.top_p,
+            truncation: &echo.truncation,
             usage: state.usage,
+            user: echo.user.as_deref(),
+            metadata: &echo.metadata,
         }
     }
 }
