@@ -58,7 +58,7 @@ pub(super) async fn answer(
 ) -> Result<Finished, ExchangeError> {
     let announced = Announced::of(head);
     if announced == Announced::Error {
-        return upstream_error(router, envoy, head, Some(plan), deadline).await;
+        return upstream_error(router, envoy, head, Some((plan, ancestors)), deadline).await;
     }
     let form = if plan.stream { AnswerForm::Events } else { AnswerForm::Json };
     let machine = ResponseStream::new(plan, form, &router.settings);
@@ -258,7 +258,7 @@ async fn settle(
     finished: &mut translate::Finished,
     ancestors: &[ResponseId],
 ) -> Result<Stored, WireError> {
-    if finished.usage().is_none() {
+    if finished.usage().is_none() && !matches!(finished.outcome(), Outcome::Failed(_)) {
         router.keeping.metrics.usage_missing();
     }
     if !finished.plan().store {
@@ -289,12 +289,12 @@ async fn end_with(mut envoy: Envoy, body: Bytes, ended_by: EndedBy) -> Finished 
 }
 
 /// An error of the upstream, or of Envoy on its behalf, in the contract's shape, its status and retry headers kept.
-/// `plan` is there when the request had gone up.
+/// `asked` is there when the request had gone up: its plan, and its ancestors.
 pub(super) async fn upstream_error(
     router: &Router,
     mut envoy: Envoy,
     head: &ResponseHead,
-    plan: Option<Plan>,
+    asked: Option<(Plan, Vec<ResponseId>)>,
     deadline: Instant,
 ) -> Result<Finished, ExchangeError> {
     let (body, ended_by) = if head.end_of_stream {
@@ -308,12 +308,12 @@ pub(super) async fn upstream_error(
     let error = normalised(head, body);
     tracing::info!(status = head.status, code = error.code, "the upstream refused or failed");
     let overflow = error.code.as_deref() == Some("context_length_exceeded");
-    match (plan, ended_by) {
+    match (asked, ended_by) {
         // Codex and its like compact when a stream says so; an HTTP error they would only retry.
-        (Some(plan), Some(ended_by)) if plan.stream && overflow => {
+        (Some((plan, ancestors)), Some(ended_by)) if plan.stream && overflow => {
             let mut machine = ResponseStream::new(plan, AnswerForm::Events, &router.settings);
             machine.fail(ResponseError { code: "context_length_exceeded".to_owned(), message: error.message });
-            whole(router, envoy, head, machine, Vec::new(), ended_by).await
+            whole(router, envoy, head, machine, ancestors, ended_by).await
         }
         (_, Some(ended_by)) => {
             let body = Bytes::from(error.body());
