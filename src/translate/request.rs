@@ -142,6 +142,10 @@ pub fn request(
     if input.is_empty() && history.is_empty() {
         return Err(RequestError::InvalidValue { param: "input".to_owned(), reason: "must not be empty".to_owned() });
     }
+    if messages.is_empty() {
+        let reason = "holds nothing that could be sent to the model".to_owned();
+        return Err(RequestError::InvalidValue { param: "input".to_owned(), reason });
+    }
 
     let summary = create.reasoning.as_ref().is_some_and(|reasoning| reasoning.summary.is_some());
     let echo = echo(&create, &tool_set, model)?;
