@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "clippy spares only the tests themselves")]
 
+mod chunking;
 mod extproc;
 mod golden;
 mod grammar;
+mod requests;
 mod store;
+mod streaming;
 mod support;

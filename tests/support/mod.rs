@@ -1,5 +1,6 @@
 //! What the test modules share. Each concept has a file of its own.
 
+pub(crate) mod arbitrary;
 pub(crate) mod cases;
 pub(crate) mod envoy;
 pub(crate) mod frames;
