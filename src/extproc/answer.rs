@@ -12,7 +12,7 @@ use super::exchange::{EndedBy, Interrupt, Router, now};
 use super::headers::{HeaderMutation, Headers};
 use super::keeping::{LiveStream, unstored};
 use super::local::{LocalAnswer, error_headers};
-use super::message::{Inbound, LastReply, Reply, ResponseHead};
+use super::message::{BodyPiece, Inbound, LastReply, Reply, ResponseHead};
 use super::refusal;
 use crate::id::ResponseId;
 use crate::openai::error::WireError;
@@ -188,25 +188,36 @@ async fn whole(
 }
 
 /// Streams the answer as it comes.
+///
+/// It begins with the upstream's first byte, not with its headers: before Envoy 1.40 has a piece of body for us, it
+/// takes none from us ("spurious response message") and breaks the stream off. Since nothing can leave before, nothing
+/// does: an upstream that fails until then is an error with a status.
 async fn live(
     router: &Router,
     mut envoy: Envoy,
     head: &ResponseHead,
-    mut machine: ResponseStream,
+    machine: ResponseStream,
     ancestors: Vec<ResponseId>,
     deadline: Instant,
 ) -> Result<Finished, ExchangeError> {
+    let first = match first_piece(router, &mut envoy, deadline).await {
+        Ok(first) => first,
+        Err(interrupt) => return router.leave(envoy, interrupt).await,
+    };
     let mutation = stream_headers(answer_headers(&head.headers, machine.plan()));
-    let opening = machine.take();
     // From here on the client may know the id: whatever becomes of this future, what was produced is kept.
     let mut stream = LiveStream::new(machine, ancestors, router.keeping.clone(), now);
+    let opening = stream.push(&first.bytes);
+    let mut ending = (first.end || stream.is_over()).then_some((End::Complete, EndedBy::Body));
     envoy.send(Reply::response_headers(mutation.status(200))).await;
     envoy.send(Reply::response_body(opening)).await;
 
     let mut last_sent = Instant::now();
     let (end, ended_by) = loop {
+        if let Some(ending) = ending {
+            break ending;
+        }
         let wake = router.policy.heartbeat.map_or(deadline, |silence| (last_sent + silence).min(deadline));
-        let mut ending = None;
         let events = match router.next(&mut envoy, wake).await {
             Ok(Inbound::ResponseBody(piece)) => {
                 let events = stream.push(&piece.bytes);
@@ -229,9 +240,6 @@ async fn live(
             envoy.send(Reply::response_body(events)).await;
             last_sent = Instant::now();
         }
-        if let Some(ending) = ending {
-            break ending;
-        }
     };
 
     let Some((mut finished, ancestors)) = stream.finish(end) else {
@@ -241,6 +249,20 @@ async fn live(
     let _ = settle(router, &mut finished, &ancestors).await;
     router.keeping.metrics.stream_ended(finished.outcome());
     Ok(end_with(envoy, finished.into_tail(), ended_by).await)
+}
+
+/// The first piece of a stream's body.
+async fn first_piece(router: &Router, envoy: &mut Envoy, deadline: Instant) -> Result<BodyPiece, Interrupt> {
+    loop {
+        match router.next(envoy, deadline).await? {
+            Inbound::ResponseBody(piece) => return Ok(piece),
+            Inbound::ResponseTrailers => {
+                return Err(refusal::bad_answer("The upstream sent an empty answer.").into());
+            }
+            // What is left of the request has nothing to say any more.
+            _ => {}
+        }
+    }
 }
 
 /// Whether a response that should be stored is.

@@ -1,7 +1,8 @@
 //! One exchange, from top to bottom in the order in which the bytes arrive (DESIGN: the walk of one POST).
 //!
 //! The request headers are answered late, together with the whole translated body; a JSON answer's headers late too, so
-//! that its status can still change; a stream's headers at once. Every way out is a last message to Envoy or an error.
+//! that its status can still change; a stream's headers with the first of its body. Every way out is a last message to
+//! Envoy or an error.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
