@@ -155,7 +155,10 @@ impl Router {
         };
         let Admitted { chat, plan, ancestors } = match self.admit(head, body).await {
             Ok(admitted) => admitted,
-            Err(error) => return self.leave(envoy, error.into()).await,
+            Err(error) => {
+                tracing::debug!(status = error.status, code = error.code, "refused");
+                return Ok(LocalAnswer::error(&error).stream(envoy).await);
+            }
         };
         span.record("response_id", plan.id.as_str());
         self.keeping.metrics.translated(&plan.lossy);

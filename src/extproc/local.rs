@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::duplex::{Envoy, Finished};
 use super::headers::HeaderMutation;
 use super::keeping::Keeping;
-use super::message::LastReply;
+use super::message::{LastReply, Reply};
 use super::refusal;
 use super::route::{PathId, Route};
 use crate::id::ResponseId;
@@ -58,6 +59,14 @@ impl LocalAnswer {
     #[must_use]
     pub fn into_reply(self) -> LastReply {
         LastReply::immediate(self.status, self.headers, self.body, self.details)
+    }
+
+    /// Ends the exchange with this answer to a request whose body was read: streamed, because Envoy would close an
+    /// HTTP/1 client's connection after the immediate form.
+    pub async fn stream(self, mut envoy: Envoy) -> Finished {
+        let headers = self.headers.set("content-length", self.body.len().to_string());
+        envoy.send(Reply::local_headers(self.status, headers)).await;
+        envoy.finish(LastReply::local_body(self.body)).await
     }
 }
 
