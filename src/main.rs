@@ -85,11 +85,12 @@ async fn serve(config: &Config) -> Result<(), AnyError> {
     }
     let router = Arc::new(router(config, store, metrics, &stop));
     let listener = Listener::bind(&config.server.listen).await?;
+    // Before it says that it listens: whoever waits for that may also stop it at once.
+    let signals = stop_signals()?;
     tracing::info!("listening on {}", listener.listen());
     tracing::info!("Response API enabled with {} backend", config.response_api.store_backend.as_str());
 
     let (stopping, drain_seconds) = (stop.token.clone(), stop.grace.as_secs());
-    let signals = stop_signals()?;
     let serving = server::serve(listener, router, stop);
     tokio::pin!(serving);
     tokio::select! {
