@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "clippy spares only the tests themselves")]
 
 mod chunking;
+mod clients;
+mod envoy;
 mod extproc;
 mod golden;
 mod grammar;

@@ -8,3 +8,4 @@ pub(crate) mod grammar;
 pub(crate) mod machine;
 pub(crate) mod pretty;
 pub(crate) mod response_shape;
+pub(crate) mod stack;

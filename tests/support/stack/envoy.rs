@@ -1,0 +1,72 @@
+//! A real Envoy with the repository's own configuration, on ports that it finds itself.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::http::{Connection, request};
+use super::process::{Process, venv_program};
+use super::wait::eventually;
+
+const TEMPLATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/envoy/envoy.yaml");
+
+/// A running Envoy.
+pub(crate) struct Envoy {
+    /// Where it serves the API.
+    pub(crate) address: SocketAddr,
+    admin: SocketAddr,
+    pub(crate) process: Process,
+}
+
+impl Envoy {
+    /// Starts an Envoy in front of these and waits until it serves.
+    pub(crate) async fn start(upstream: SocketAddr, router: SocketAddr) -> Self {
+        let process = Process::start(
+            "Envoy",
+            Command::new(venv_program("envoy")).args(["--config-yaml", &configuration(upstream, router)]).args([
+                "--concurrency",
+                "2",
+                "--disable-hot-restart",
+            ]),
+        );
+        let admin = process
+            .log_line("admin address", |line| line.split_once("admin address: ").map(|(_, address)| address.to_owned()))
+            .await;
+        let admin: SocketAddr = admin.trim().parse().unwrap();
+        let address = eventually("Envoy serves", async || {
+            ask(admin, "/ready").await.starts_with("LIVE").then_some(())?;
+            let listeners: Value = serde_json::from_str(&ask(admin, "/listeners?format=json").await).unwrap();
+            let port = listeners.pointer("/listener_statuses/0/local_address/socket_address/port_value")?.as_u64()?;
+            Some(SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap())))
+        })
+        .await;
+        Self { address, admin, process }
+    }
+
+    /// The value of a counter or gauge; 0 when Envoy has none of this name.
+    pub(crate) async fn stat(&self, name: &str) -> u64 {
+        let stats = ask(self.admin, "/stats").await;
+        let value = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+}
+
+async fn ask(admin: SocketAddr, path: &str) -> String {
+    let reply = Connection::http1(admin).await.send(request("GET", path)).await;
+    String::from_utf8(reply.bytes().await.to_vec()).unwrap()
+}
+
+/// The template with other addresses, made as `make run-envoy` makes it: only the values on marked lines change.
+fn configuration(upstream: SocketAddr, router: SocketAddr) -> String {
+    let mut template = std::fs::read_to_string(TEMPLATE).unwrap();
+    // Envoy takes free ports and tells which.
+    let free = SocketAddr::from(([127, 0, 0, 1], 0));
+    for (mark, address) in [("LISTEN", free), ("ADMIN", free), ("UPSTREAM", upstream), ("ROUTER", router)] {
+        let marked = template.lines().find(|line| line.ends_with(&format!("  # @{mark}"))).unwrap().to_owned();
+        let (key, _) = marked.split_once(": ").unwrap();
+        let value = format!("{{socket_address: {{address: \"{}\", port_value: {}}}}}", address.ip(), address.port());
+        template = template.replace(&marked, &format!("{key}: {value}"));
+    }
+    template
+}
