@@ -17,7 +17,7 @@ use super::refusal;
 use crate::id::ResponseId;
 use crate::openai::error::WireError;
 use crate::openai::responses::ResponseError;
-use crate::translate::stream::Outcome;
+use crate::translate::Outcome;
 use crate::translate::upstream_error::UpstreamError;
 use crate::translate::{self, AnswerForm, End, Plan, ResponseStream};
 

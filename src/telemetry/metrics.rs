@@ -9,7 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 use crate::translate::Lossy;
-use crate::translate::stream::Outcome;
+use crate::translate::Outcome;
 
 /// What stands before every metric's name.
 const PREFIX: &str = "responses_router";

@@ -4,6 +4,7 @@
 //! time and ids are arguments. It logs nothing and counts nothing; what it had to leave out it reports as [`Lossy`].
 
 pub mod create;
+pub mod ending;
 pub mod error;
 pub mod lossy;
 pub mod request;
@@ -14,11 +15,13 @@ pub mod upstream_error;
 
 mod calls;
 mod emitter;
+mod output;
 mod transcript;
 
 pub use create::CreateRequest;
+pub use ending::{End, Finished, Outcome};
 pub use error::{BadAnswer, RequestError};
 pub use lossy::Lossy;
 pub use request::{Plan, Translated, Turn, request};
 pub use settings::Settings;
-pub use stream::{AnswerForm, End, Finished, ResponseStream};
+pub use stream::{AnswerForm, ResponseStream};

@@ -15,20 +15,20 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use super::calls::Calls;
 use super::emitter::Emitter;
+use super::ending::{End, FinishReason, Finished, Outcome, upstream_failure};
 use super::error::BadAnswer;
+use super::output::{PartEdge, call_item, emit_part_done, emit_reasoning_part, message_item, reasoning_item};
 use super::request::{Plan, ResponseState};
 use super::settings::Settings;
 use super::upstream_error::UpstreamError;
 use crate::id::ItemPrefix;
 use crate::openai::chat::{ChatAnswer, Message, TokenLogprob, ToolCallDelta};
 use crate::openai::event::Event;
-use crate::openai::responses::{
-    ContentPart, IncompleteDetails, IncompleteReason, OutputItem, ResponseError, Status, Usage,
-};
+use crate::openai::responses::{ContentPart, OutputItem, ResponseError, Status, Usage};
 use crate::sse::Decoder;
 
 /// What the client is answered with.
@@ -38,19 +38,6 @@ pub enum AnswerForm {
     Events,
     /// One JSON body; no event is encoded.
     Json,
-}
-
-/// How the upstream's answer ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// Its last byte came.
-    Complete,
-    /// The client or the upstream went away mid-way; which, cannot be told apart.
-    Disconnected,
-    /// The router is shutting down and the grace has run out.
-    ShuttingDown,
-    /// The answer took longer than an exchange may.
-    TimedOut,
 }
 
 /// The machine. See the module's diagram.
@@ -98,26 +85,6 @@ enum Held {
     Text { text: String, logprobs: Vec<TokenLogprob> },
     Refusal(String),
     Call { position: usize },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FinishReason {
-    Natural,
-    Length,
-    ContentFilter,
-    Aborted,
-}
-
-impl FinishReason {
-    /// The reasons that backends use. An unknown one ended the answer all the same; the items decide (TRAPS X10).
-    fn read(reason: &str) -> Self {
-        match reason {
-            "length" | "max_tokens" | "model_length" | "max_output_tokens" => Self::Length,
-            "content_filter" => Self::ContentFilter,
-            "abort" | "aborted" | "error" | "cancelled" => Self::Aborted,
-            _ => Self::Natural,
-        }
-    }
 }
 
 impl ResponseStream {
@@ -516,7 +483,7 @@ impl ResponseStream {
             let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(0));
             decoder.finish(|event, data| self.chunk(event, data));
         }
-        let outcome = self.outcome(end);
+        let outcome = Outcome::of(self.failure.take(), end, self.finish_reason);
         let completed = outcome == Outcome::Completed;
         let outcome = if self.drop_nameless_calls() && completed {
             Outcome::Failed(upstream_failure("The upstream sent a tool call without a name."))
@@ -533,28 +500,6 @@ impl ResponseStream {
             usage: self.usage.unwrap_or_default(),
             outcome,
             completed_at,
-        }
-    }
-
-    fn outcome(&mut self, end: End) -> Outcome {
-        if let Some(error) = self.failure.take() {
-            return Outcome::Failed(error);
-        }
-        match (end, self.finish_reason) {
-            (End::Disconnected, _) => Outcome::Disconnected,
-            (End::ShuttingDown, _) => {
-                Outcome::Failed(upstream_failure("The service is shutting down; send the request again."))
-            }
-            (End::TimedOut, _) => Outcome::Failed(upstream_failure("The answer took longer than this service allows.")),
-            (End::Complete, Some(FinishReason::Natural)) => Outcome::Completed,
-            (End::Complete, Some(FinishReason::Length)) => Outcome::Incomplete(IncompleteReason::MaxOutputTokens),
-            (End::Complete, Some(FinishReason::ContentFilter)) => Outcome::Incomplete(IncompleteReason::ContentFilter),
-            (End::Complete, Some(FinishReason::Aborted)) => {
-                Outcome::Failed(upstream_failure("The upstream aborted the answer."))
-            }
-            (End::Complete, None) => {
-                Outcome::Failed(upstream_failure("The upstream ended its stream before the answer was complete."))
-            }
         }
     }
 
@@ -597,108 +542,6 @@ impl ResponseStream {
     }
 }
 
-/// How an answer ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// Wholly.
-    Completed,
-    /// Cut short by a bound or a filter.
-    Incomplete(IncompleteReason),
-    /// Cut short because the client or the upstream went away; nobody is left to tell.
-    Disconnected,
-    /// By an error.
-    Failed(ResponseError),
-}
-
-impl Outcome {
-    /// The word for logs and metrics.
-    #[must_use]
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Incomplete(_) => "incomplete",
-            Self::Disconnected => "client_gone",
-            Self::Failed(_) => "failed",
-        }
-    }
-}
-
-/// An answer that has ended, its terminal event still to come: the store must acknowledge the record first.
-#[derive(Debug)]
-pub struct Finished {
-    plan: Plan,
-    emitter: Emitter,
-    output: Vec<OutputItem>,
-    usage: Usage,
-    usage_missing: bool,
-    outcome: Outcome,
-    completed_at: Option<u64>,
-}
-
-impl Finished {
-    /// The plan that this answer followed.
-    #[must_use]
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    /// How the answer ended.
-    #[must_use]
-    pub fn outcome(&self) -> &Outcome {
-        &self.outcome
-    }
-
-    /// Token counts; `None` when the upstream reported none (the response then says zero).
-    #[must_use]
-    pub fn usage(&self) -> Option<Usage> {
-        (!self.usage_missing).then_some(self.usage)
-    }
-
-    /// The response object as it will be sent and stored.
-    ///
-    /// # Errors
-    /// Never in practice: the response holds nothing that JSON cannot express.
-    pub fn response(&self) -> Result<Box<RawValue>, serde_json::Error> {
-        to_raw_value(&self.plan.response(self.state()))
-    }
-
-    /// Turns the answer into a failed one, because the store refused it.
-    pub fn fail(&mut self, error: ResponseError) {
-        self.outcome = Outcome::Failed(error);
-        self.completed_at = None;
-    }
-
-    /// Says in the response that it was not stored.
-    pub fn mark_unstored(&mut self) {
-        self.plan.store = false;
-    }
-
-    /// The last events: the done events of what was open, and the one terminal event.
-    #[must_use]
-    pub fn into_tail(mut self) -> Bytes {
-        let mut emitter = std::mem::replace(&mut self.emitter, Emitter::new(true));
-        let response = &self.plan.response(self.state());
-        emitter.emit(|sequence_number| match self.outcome {
-            Outcome::Completed => Event::Completed { sequence_number, response },
-            Outcome::Incomplete(_) | Outcome::Disconnected => Event::Incomplete { sequence_number, response },
-            Outcome::Failed(_) => Event::Failed { sequence_number, response },
-        });
-        emitter.take()
-    }
-
-    fn state(&self) -> ResponseState<'_> {
-        let (status, error, incomplete_details) = match &self.outcome {
-            Outcome::Completed => (Status::Completed, None, None),
-            Outcome::Incomplete(reason) => (Status::Incomplete, None, Some(IncompleteDetails { reason: *reason })),
-            Outcome::Disconnected => (Status::Incomplete, None, None),
-            Outcome::Failed(error) => (Status::Failed, Some(error), None),
-        };
-        let output = &self.output;
-        let (completed_at, usage) = (self.completed_at, Some(self.usage));
-        ResponseState { status, completed_at, error, incomplete_details, output, usage }
-    }
-}
-
 fn in_progress<'a>() -> ResponseState<'a> {
     ResponseState {
         status: Status::InProgress,
@@ -710,90 +553,10 @@ fn in_progress<'a>() -> ResponseState<'a> {
     }
 }
 
-fn upstream_failure(message: &str) -> ResponseError {
-    ResponseError { code: "server_error".to_owned(), message: message.to_owned() }
-}
-
 /// An error in place of an answer: an `error` member with something in it, an `error` event, or vLLM's oldest form.
 fn reported_error(answer: &ChatAnswer<'_>, event: &[u8], data: &[u8]) -> Option<UpstreamError> {
     let says_something = |raw: &RawValue| !matches!(raw.get(), "null" | "false" | "\"\"" | "{}");
     let reported =
         answer.error.is_some_and(says_something) || event == b"error" || answer.object.as_deref() == Some("error");
     reported.then(|| UpstreamError::parse(data))
-}
-
-fn reasoning_item(id: String, status: Status, text: Option<String>, summary: bool) -> OutputItem {
-    if summary {
-        let summary = text.map(|text| ContentPart::SummaryText { text }).into_iter().collect();
-        OutputItem::Reasoning { id, status, summary, content: None }
-    } else {
-        let content = text.map(|text| ContentPart::ReasoningText { text }).into_iter().collect();
-        OutputItem::Reasoning { id, status, summary: Vec::new(), content: Some(content) }
-    }
-}
-
-fn message_item(id: String, status: Status, content: Vec<ContentPart>) -> OutputItem {
-    OutputItem::Message { id, status, role: "assistant", content }
-}
-
-fn call_item(id: String, status: Status, call_id: String, name: String, arguments: String) -> OutputItem {
-    OutputItem::FunctionCall { id, status, call_id, name, arguments }
-}
-
-enum PartEdge<'a> {
-    Added,
-    Done(&'a str),
-}
-
-/// The events around the one part of a reasoning item.
-fn emit_reasoning_part(emitter: &mut Emitter, item_id: &str, output_index: usize, summary: bool, edge: PartEdge<'_>) {
-    let part = |text: &str| {
-        let text = text.to_owned();
-        if summary { ContentPart::SummaryText { text } } else { ContentPart::ReasoningText { text } }
-    };
-    let (summary_index, content_index) = (0, 0);
-    match edge {
-        PartEdge::Added => {
-            let part = &part("");
-            emitter.emit(|sequence_number| {
-                if summary {
-                    Event::SummaryPartAdded { sequence_number, item_id, output_index, summary_index, part }
-                } else {
-                    Event::PartAdded { sequence_number, item_id, output_index, content_index, part }
-                }
-            });
-        }
-        PartEdge::Done(text) => {
-            let part = &part(text);
-            emitter.emit(|sequence_number| {
-                if summary {
-                    Event::SummaryDone { sequence_number, item_id, output_index, summary_index, text }
-                } else {
-                    Event::ReasoningDone { sequence_number, item_id, output_index, content_index, text }
-                }
-            });
-            emitter.emit(|sequence_number| {
-                if summary {
-                    Event::SummaryPartDone { sequence_number, item_id, output_index, summary_index, part }
-                } else {
-                    Event::PartDone { sequence_number, item_id, output_index, content_index, part }
-                }
-            });
-        }
-    }
-}
-
-/// The done events of a message's part.
-fn emit_part_done(emitter: &mut Emitter, item_id: &str, output_index: usize, content_index: usize, part: &ContentPart) {
-    emitter.emit(|sequence_number| match part {
-        ContentPart::OutputText { text, logprobs, .. } => {
-            Event::TextDone { sequence_number, item_id, output_index, content_index, text, logprobs }
-        }
-        ContentPart::Refusal { refusal: text }
-        | ContentPart::ReasoningText { text }
-        | ContentPart::SummaryText { text } => {
-            Event::RefusalDone { sequence_number, item_id, output_index, content_index, refusal: text }
-        }
-    });
-    emitter.emit(|sequence_number| Event::PartDone { sequence_number, item_id, output_index, content_index, part });
 }

@@ -1,0 +1,172 @@
+//! How an answer ends: what the upstream said, what came of it, and the response once the store has had its word.
+
+use bytes::Bytes;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::emitter::Emitter;
+use super::request::{Plan, ResponseState};
+use crate::openai::event::Event;
+use crate::openai::responses::{IncompleteDetails, IncompleteReason, OutputItem, ResponseError, Status, Usage};
+
+/// How the upstream's answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Its last byte came.
+    Complete,
+    /// The client or the upstream went away mid-way; which, cannot be told apart.
+    Disconnected,
+    /// The router is shutting down and the grace has run out.
+    ShuttingDown,
+    /// The answer took longer than an exchange may.
+    TimedOut,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FinishReason {
+    Natural,
+    Length,
+    ContentFilter,
+    Aborted,
+}
+
+impl FinishReason {
+    /// The reasons that backends use. An unknown one ended the answer all the same; the items decide (TRAPS X10).
+    pub(super) fn read(reason: &str) -> Self {
+        match reason {
+            "length" | "max_tokens" | "model_length" | "max_output_tokens" => Self::Length,
+            "content_filter" => Self::ContentFilter,
+            "abort" | "aborted" | "error" | "cancelled" => Self::Aborted,
+            _ => Self::Natural,
+        }
+    }
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Wholly.
+    Completed,
+    /// Cut short by a bound or a filter.
+    Incomplete(IncompleteReason),
+    /// Cut short because the client or the upstream went away; nobody is left to tell.
+    Disconnected,
+    /// By an error.
+    Failed(ResponseError),
+}
+
+impl Outcome {
+    /// A failure counts before everything else, and a cut before what the upstream had said.
+    pub(super) fn of(failure: Option<ResponseError>, end: End, finish_reason: Option<FinishReason>) -> Self {
+        if let Some(error) = failure {
+            return Self::Failed(error);
+        }
+        match (end, finish_reason) {
+            (End::Disconnected, _) => Self::Disconnected,
+            (End::ShuttingDown, _) => {
+                Self::Failed(upstream_failure("The service is shutting down; send the request again."))
+            }
+            (End::TimedOut, _) => Self::Failed(upstream_failure("The answer took longer than this service allows.")),
+            (End::Complete, Some(FinishReason::Natural)) => Self::Completed,
+            (End::Complete, Some(FinishReason::Length)) => Self::Incomplete(IncompleteReason::MaxOutputTokens),
+            (End::Complete, Some(FinishReason::ContentFilter)) => Self::Incomplete(IncompleteReason::ContentFilter),
+            (End::Complete, Some(FinishReason::Aborted)) => {
+                Self::Failed(upstream_failure("The upstream aborted the answer."))
+            }
+            (End::Complete, None) => {
+                Self::Failed(upstream_failure("The upstream ended its stream before the answer was complete."))
+            }
+        }
+    }
+
+    /// The word for logs and metrics.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Incomplete(_) => "incomplete",
+            Self::Disconnected => "client_gone",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
+/// An answer that has ended, its terminal event still to come: the store must acknowledge the record first.
+#[derive(Debug)]
+pub struct Finished {
+    pub(super) plan: Plan,
+    pub(super) emitter: Emitter,
+    pub(super) output: Vec<OutputItem>,
+    pub(super) usage: Usage,
+    pub(super) usage_missing: bool,
+    pub(super) outcome: Outcome,
+    pub(super) completed_at: Option<u64>,
+}
+
+impl Finished {
+    /// The plan that this answer followed.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// How the answer ended.
+    #[must_use]
+    pub fn outcome(&self) -> &Outcome {
+        &self.outcome
+    }
+
+    /// Token counts; `None` when the upstream reported none (the response then says zero).
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        (!self.usage_missing).then_some(self.usage)
+    }
+
+    /// The response object as it will be sent and stored.
+    ///
+    /// # Errors
+    /// Never in practice: the response holds nothing that JSON cannot express.
+    pub fn response(&self) -> Result<Box<RawValue>, serde_json::Error> {
+        to_raw_value(&self.plan.response(self.state()))
+    }
+
+    /// Turns the answer into a failed one, because the store refused it.
+    pub fn fail(&mut self, error: ResponseError) {
+        self.outcome = Outcome::Failed(error);
+        self.completed_at = None;
+    }
+
+    /// Says in the response that it was not stored.
+    pub fn mark_unstored(&mut self) {
+        self.plan.store = false;
+    }
+
+    /// The last events: the done events of what was open, and the one terminal event.
+    #[must_use]
+    pub fn into_tail(mut self) -> Bytes {
+        let mut emitter = std::mem::replace(&mut self.emitter, Emitter::new(true));
+        let response = &self.plan.response(self.state());
+        emitter.emit(|sequence_number| match self.outcome {
+            Outcome::Completed => Event::Completed { sequence_number, response },
+            Outcome::Incomplete(_) | Outcome::Disconnected => Event::Incomplete { sequence_number, response },
+            Outcome::Failed(_) => Event::Failed { sequence_number, response },
+        });
+        emitter.take()
+    }
+
+    fn state(&self) -> ResponseState<'_> {
+        let (status, error, incomplete_details) = match &self.outcome {
+            Outcome::Completed => (Status::Completed, None, None),
+            Outcome::Incomplete(reason) => (Status::Incomplete, None, Some(IncompleteDetails { reason: *reason })),
+            Outcome::Disconnected => (Status::Incomplete, None, None),
+            Outcome::Failed(error) => (Status::Failed, Some(error), None),
+        };
+        let output = &self.output;
+        let (completed_at, usage) = (self.completed_at, Some(self.usage));
+        ResponseState { status, completed_at, error, incomplete_details, output, usage }
+    }
+}
+
+/// A failure that is nobody's but the upstream's or ours.
+pub(super) fn upstream_failure(message: &str) -> ResponseError {
+    ResponseError { code: "server_error".to_owned(), message: message.to_owned() }
+}
