@@ -51,7 +51,7 @@ fn raw(text: String) -> Box<RawValue> {
 /// A turn of `ancestors` whose one input item says `text`.
 fn turn(ancestors: Ancestors, text: &str) -> Arc<Record> {
     let id = ResponseId::from_bits(rand::random());
-    let mut record = Record { response: raw("null".to_owned()), id, ancestors, input: Vec::new() };
+    let mut record = Record { response: raw("null".to_owned()), id, ancestors, input: Vec::new(), interrupted: false };
     let previous = serde_json::to_string(&record.parent()).unwrap();
     record.response = raw(format!(
         "{{\"id\":\"{}\",\"object\":\"response\",\"previous_response_id\":{previous},\"temperature\":1.50}}",

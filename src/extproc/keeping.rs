@@ -12,7 +12,7 @@ use crate::store::chain::{self, ChainLimits, History, HistoryError};
 use crate::store::record::Ancestors;
 use crate::store::{Record, ResponseStore, StoreError, Touch};
 use crate::telemetry::metrics::Metrics;
-use crate::translate::{End, Finished, ResponseStream};
+use crate::translate::{End, Finished, Outcome, ResponseStream};
 
 /// A store with deadlines. Cheap to clone.
 #[derive(Clone)]
@@ -107,6 +107,7 @@ fn record(finished: &Finished, ancestors: &[ResponseId]) -> Result<Record, Store
         ancestors: Ancestors::Listed(ancestors.to_vec()),
         input: plan.input.clone(),
         response: finished.response().map_err(|error| StoreError::Corrupt(error.to_string()))?,
+        interrupted: *finished.outcome() == Outcome::Disconnected,
     })
 }
 

@@ -217,7 +217,7 @@ mod tests {
     impl Counting {
         fn with(mut self, number: u128, ancestors: Ancestors) -> Self {
             let response = RawValue::from_string(format!("{{\"id\":\"{}\"}}", id(number))).unwrap();
-            let record = Record { id: id(number), ancestors, input: Vec::new(), response };
+            let record = Record { id: id(number), ancestors, input: Vec::new(), response, interrupted: false };
             self.records.insert(id(number), Arc::new(record));
             self
         }

@@ -186,7 +186,13 @@ mod tests {
     fn record(number: u128, payload: usize) -> Arc<Record> {
         let response = RawValue::from_string(format!("{{\"x\":\"{}\"}}", "x".repeat(payload))).unwrap();
         let id = ResponseId::from_bits(number);
-        Arc::new(Record { id, ancestors: Ancestors::Listed(Vec::new()), input: Vec::new(), response })
+        Arc::new(Record {
+            id,
+            ancestors: Ancestors::Listed(Vec::new()),
+            input: Vec::new(),
+            response,
+            interrupted: false,
+        })
     }
 
     fn store(max_entries: u64, max_bytes: u64) -> MemoryStore {

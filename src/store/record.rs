@@ -26,6 +26,8 @@ pub const RECORD_VERSION: u32 = 1;
 
 const OURS: &str = "responses_router";
 const INPUT: &str = "input";
+/// Our own incomplete_reason.
+const INTERRUPTED: &str = "client_disconnected";
 
 /// What one allocation costs beyond its bytes: the allocator's rounding and bookkeeping.
 const ALLOCATION_OVERHEAD_BYTES: usize = 16;
@@ -41,6 +43,9 @@ pub struct Record {
     pub input: Vec<Box<RawValue>>,
     /// The response object exactly as it was sent.
     pub response: Box<RawValue>,
+    /// The client or the upstream went away before the answer's end. On the wire such a response is `incomplete`
+    /// without details, because the reference has no reason for it; here it is `client_disconnected` (CONTRACT §6).
+    pub interrupted: bool,
 }
 
 /// What a record knows of the turns before its own.
@@ -92,7 +97,9 @@ impl Record {
             Ancestors::Walk(_) => None,
         };
         // A number and a list of ids always serialise; an empty text in their place could not be read back.
-        let ours = serde_json::to_string(&OursOut { version: RECORD_VERSION, ancestors }).unwrap_or_default();
+        let incomplete_reason = self.interrupted.then_some(INTERRUPTED);
+        let ours = OursOut { version: RECORD_VERSION, ancestors, incomplete_reason };
+        let ours = serde_json::to_string(&ours).unwrap_or_default();
 
         let mut text = String::with_capacity(self.payload_bytes() + self.input.len() + ours.len() + 64);
         text.push('{');
@@ -143,6 +150,7 @@ impl Record {
                 ours.version
             )));
         }
+        let interrupted = ours.incomplete_reason.as_deref() == Some(INTERRUPTED);
         let ancestors = match ours.ancestors {
             Some(ids) => Ancestors::Listed(ids),
             None => Ancestors::Walk(document.previous()?),
@@ -151,7 +159,7 @@ impl Record {
         // Ours come last: were the response itself to have such members, they would stay with it.
         let ours = [document.last(INPUT), document.last(OURS)];
         let response = document.join(|index| !ours.contains(&Some(index)))?;
-        Ok(Self { id: id.clone(), ancestors, input, response })
+        Ok(Self { id: id.clone(), ancestors, input, response, interrupted })
     }
 
     fn decode_foreign(id: &ResponseId, document: &Document<'_>) -> Result<Self, StoreError> {
@@ -163,7 +171,7 @@ impl Record {
         let input = items.into_iter().enumerate().map(|(ordinal, item)| with_id(item, id, ordinal)).collect();
         // `ttl` is the other router's bookkeeping, not part of the response.
         let response = document.join(|index| !matches!(document.key(index), Some(INPUT | "ttl")))?;
-        Ok(Self { id: id.clone(), ancestors, input, response })
+        Ok(Self { id: id.clone(), ancestors, input, response, interrupted: false })
     }
 }
 
@@ -190,6 +198,7 @@ impl PartialEq for Record {
     fn eq(&self, other: &Self) -> bool {
         self.id == other.id
             && self.ancestors == other.ancestors
+            && self.interrupted == other.interrupted
             && self.response.get() == other.response.get()
             && self.input.iter().map(|item| item.get()).eq(other.input.iter().map(|item| item.get()))
     }
@@ -211,6 +220,8 @@ impl fmt::Debug for Record {
 struct OursOut<'a> {
     version: u32,
     ancestors: Option<&'a [ResponseId]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incomplete_reason: Option<&'static str>,
 }
 
 #[derive(Deserialize)]
@@ -218,6 +229,8 @@ struct OursIn {
     version: u32,
     #[serde(default)]
     ancestors: Option<Vec<ResponseId>>,
+    #[serde(default)]
+    incomplete_reason: Option<String>,
 }
 
 /// The members of a stored document in their order, repeated ones included.
@@ -325,6 +338,7 @@ mod tests {
             ancestors: Ancestors::Listed(vec![id(1), id(2)]),
             input: vec![raw(r#"{"id":"msg_3_0","type":"message"}"#), raw(r#"{"id":"x","n":1.50}"#)],
             response: raw(response),
+            interrupted: false,
         }
     }
 
@@ -458,6 +472,7 @@ mod tests {
             ancestors in prop::collection::vec(any::<u128>(), 0..8),
             input in prop::collection::vec(json(), 0..5),
             members in prop::collection::vec((any::<String>(), json()), 0..8),
+            interrupted in any::<bool>(),
         ) {
             let mut response = serde_json::Map::new();
             response.insert("id".to_owned(), id(bits).as_str().into());
@@ -467,6 +482,7 @@ mod tests {
                 ancestors: Ancestors::Listed(ancestors.into_iter().map(id).collect()),
                 input: input.iter().map(|item| raw(&item.to_string())).collect(),
                 response: raw(&serde_json::Value::Object(response).to_string()),
+                interrupted,
             };
             let bytes = record.encode();
             let back = Record::decode(&record.id, &bytes).unwrap();
