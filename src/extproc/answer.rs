@@ -131,7 +131,8 @@ async fn response_body(
     loop {
         match router.next(envoy, deadline).await? {
             Inbound::ResponseBody(piece) => {
-                if collector.push(piece).map_err(|error| unusable(&error))? {
+                let whole = collector.push(piece).map_err(|error| unusable(&error))?;
+                if whole {
                     return Ok((collector.finish(), EndedBy::Body));
                 }
             }
