@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{error_of, id};
+use super::{error_of, finish_stream, id};
 use crate::support::stack::http::post_bytes;
 use crate::support::stack::upstream::Answer;
 use crate::support::stack::{Stack, StackOptions};
@@ -147,6 +147,11 @@ async fn a_context_overflow_is_told_apart() {
     });
     let error = error_of(stack.create(&create("errors-context", false)).await, 400).await;
     assert_eq!(error["code"], "context_length_exceeded");
+
+    // Agents compact when a stream says so, and retry when a status does.
+    let (last, _) = finish_stream(stack.create(&create("errors-context", true)).await.events()).await;
+    assert_eq!(last.kind, "response.failed");
+    assert_eq!(last.data["response"]["error"]["code"], "context_length_exceeded");
 }
 
 #[tokio::test]

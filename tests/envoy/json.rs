@@ -218,6 +218,18 @@ async fn a_body_that_is_not_what_its_coding_says_is_refused() {
     }
 }
 
+#[tokio::test]
+async fn an_answer_that_is_compressed_all_the_same_is_read() {
+    let stack = Stack::shared().await;
+    stack.upstream.answer("json-compressed-answer", |_| {
+        let body = encode("gzip", chat::completion("Hello.").to_string().as_bytes());
+        Answer::text(200, "application/json", body).header("content-encoding", "gzip")
+    });
+    let reply = stack.create(&json!({"model": "json-compressed-answer", "input": "Hi"})).await;
+    assert_eq!((reply.status.as_u16(), reply.header("content-encoding")), (200, ""));
+    assert_eq!(reply.json().await["output_text"], "Hello.");
+}
+
 fn encode(coding: &str, bytes: &[u8]) -> Bytes {
     let encoded = match coding {
         "gzip" => {

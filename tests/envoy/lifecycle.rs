@@ -1,13 +1,11 @@
 //! Routers that stop, die or are not there. Each test has a stack of its own.
 
 use serde_json::json;
-use tokio::net::TcpStream;
 
 use super::{assert_complete, assert_error_shape, begin_stream, error_of, finish_stream};
 use crate::support::stack::chat;
 use crate::support::stack::http::{Ending, post, request};
 use crate::support::stack::upstream::Answer;
-use crate::support::stack::wait::eventually;
 use crate::support::stack::{Stack, StackOptions};
 
 #[tokio::test]
@@ -69,7 +67,7 @@ async fn a_live_stream_finishes_while_the_router_drains() {
     live.chunk(&chat::text("One")).await;
     events.skip_to("response.output_text.delta").await;
     stack.router.process.signal("TERM");
-    refuses_connections(&stack).await;
+    stack.router.refuses_connections().await;
     live.chunk(&chat::text(" two")).await;
     assert_eq!(events.expect("response.output_text.delta").await["delta"], " two");
     live.finish().await;
@@ -125,11 +123,4 @@ async fn an_idle_router_ends_at_once() {
     stack.router.process.signal("TERM");
     let status = stack.router.process.exited().await;
     assert!(status.success(), "{status}");
-}
-
-async fn refuses_connections(stack: &Stack) {
-    eventually("the router takes no more connections", async || {
-        TcpStream::connect(stack.router.address).await.is_err().then_some(())
-    })
-    .await;
 }

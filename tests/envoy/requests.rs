@@ -5,7 +5,7 @@ use http::HeaderMap;
 use hyper::body::Frame;
 use serde_json::{Value, json};
 
-use super::{error_of, id, utf8};
+use super::{error_of, finish_stream, id, utf8};
 use crate::support::stack::http::{Connection, post, post_bytes, post_frames, request, with_header};
 use crate::support::stack::upstream::Answer;
 use crate::support::stack::{Stack, StackOptions};
@@ -234,6 +234,19 @@ async fn router_streams(stack: &Stack) -> u64 {
     let requests = stack.envoy.stat("cluster.responses-router.upstream_rq_total").await;
     assert_eq!(stack.envoy.stat("http.responses.ext_proc.streams_started").await, requests);
     requests
+}
+
+#[tokio::test]
+async fn the_router_may_listen_on_a_unix_socket() {
+    let stack = Stack::start(StackOptions { unix_socket: true, ..StackOptions::default() }).await;
+    stack.upstream.answer("unix-socket", |received| {
+        if received.json()["stream"] == true { Answer::words("Hello.") } else { Answer::completion("Hello.") }
+    });
+    let mut body = json!({"model": "unix-socket", "input": "Hi"});
+    let response = stack.created(&body).await;
+    assert_eq!(stack.retrieve(id(&response)).await.json().await, response);
+    body["stream"] = json!(true);
+    finish_stream(stack.create(&body).await.events()).await;
 }
 
 #[tokio::test]

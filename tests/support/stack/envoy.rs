@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
+use responses_router::config::Listen;
 use serde_json::Value;
 
 use super::http::{Connection, request};
@@ -21,7 +22,7 @@ pub(crate) struct Envoy {
 
 impl Envoy {
     /// Starts an Envoy in front of these and waits until it serves.
-    pub(crate) async fn start(upstream: SocketAddr, router: SocketAddr) -> Self {
+    pub(crate) async fn start(upstream: SocketAddr, router: &Listen) -> Self {
         let process = Process::start(
             "Envoy",
             Command::new(venv_program("envoy")).args(["--config-yaml", &configuration(upstream, router)]).args([
@@ -58,14 +59,26 @@ async fn ask(admin: SocketAddr, path: &str) -> String {
 }
 
 /// The template with other addresses, made as `make run-envoy` makes it: only the values on marked lines change.
-fn configuration(upstream: SocketAddr, router: SocketAddr) -> String {
-    let mut template = std::fs::read_to_string(TEMPLATE).unwrap();
+fn configuration(upstream: SocketAddr, router: &Listen) -> String {
+    let port = |address: &SocketAddr| {
+        format!("{{socket_address: {{address: \"{}\", port_value: {}}}}}", address.ip(), address.port())
+    };
+    let (router, router_type) = match router {
+        Listen::Tcp(address) => (port(address), "STRICT_DNS"),
+        Listen::Unix(path) => (format!("{{pipe: {{path: \"{}\"}}}}", path.display()), "STATIC"),
+    };
     // Envoy takes free ports and tells which.
-    let free = SocketAddr::from(([127, 0, 0, 1], 0));
-    for (mark, address) in [("LISTEN", free), ("ADMIN", free), ("UPSTREAM", upstream), ("ROUTER", router)] {
+    let free = port(&SocketAddr::from(([127, 0, 0, 1], 0)));
+    let mut template = std::fs::read_to_string(TEMPLATE).unwrap();
+    for (mark, value) in [
+        ("LISTEN", &*free),
+        ("ADMIN", &*free),
+        ("UPSTREAM", &*port(&upstream)),
+        ("ROUTER", &*router),
+        ("ROUTER_TYPE", router_type),
+    ] {
         let marked = template.lines().find(|line| line.ends_with(&format!("  # @{mark}"))).unwrap().to_owned();
         let (key, _) = marked.split_once(": ").unwrap();
-        let value = format!("{{socket_address: {{address: \"{}\", port_value: {}}}}}", address.ip(), address.port());
         template = template.replace(&marked, &format!("{key}: {value}"));
     }
     template

@@ -35,6 +35,8 @@ pub(crate) struct Stack {
 pub(crate) struct StackOptions {
     /// Settings of the router.
     pub(crate) settings: Value,
+    /// The router listens on a unix socket instead of a port.
+    pub(crate) unix_socket: bool,
     /// Envoy's upstream refuses connections.
     pub(crate) upstream_down: bool,
 }
@@ -47,7 +49,7 @@ impl Stack {
 
     async fn build(options: StackOptions) -> Self {
         let upstream = Upstream::start().await;
-        let router = Router::start(&options.settings).await;
+        let router = Router::start(&options.settings, options.unix_socket).await;
         let (address, _refusing) = if options.upstream_down {
             let socket = TcpSocket::new_v4().unwrap();
             socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -55,7 +57,7 @@ impl Stack {
         } else {
             (upstream.address, None)
         };
-        let envoy = Envoy::start(address, router.address).await;
+        let envoy = Envoy::start(address, &router.listen).await;
         Self { upstream, router, envoy, _refusing }
     }
 

@@ -1,44 +1,63 @@
 //! The real binary, with a config file of the test's.
 
-use std::io::Write;
-use std::net::SocketAddr;
 use std::process::Command;
 
+use responses_router::config::Listen;
 use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
 
 use super::process::Process;
+use super::wait::eventually;
 
 /// A running router.
 pub(crate) struct Router {
     /// Where Envoy reaches it.
-    pub(crate) address: SocketAddr,
+    pub(crate) listen: Listen,
     pub(crate) process: Process,
+    /// Holds the unix socket, if it listens on one.
+    _folder: TempDir,
 }
 
 impl Router {
     /// Starts a router with these settings, merged into those that let it run beside others.
-    pub(crate) async fn start(settings: &Value) -> Self {
-        let mut config = json!({"server": {"listen": "127.0.0.1:0", "admin_listen": "", "drain_seconds": 5}});
+    pub(crate) async fn start(settings: &Value, unix_socket: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listen = if unix_socket {
+            format!("unix:{}", folder.path().join("router.sock").display())
+        } else {
+            "127.0.0.1:0".to_owned()
+        };
+        let mut config = json!({"server": {"listen": listen, "admin_listen": "", "drain_seconds": 5}});
         merge(&mut config, settings);
+        let file = folder.path().join("config.yaml");
         // JSON is YAML.
-        let mut file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
-        file.write_all(config.to_string().as_bytes()).unwrap();
+        std::fs::write(&file, config.to_string()).unwrap();
         let process = Process::start(
             "the router",
-            Command::new(env!("CARGO_BIN_EXE_responses-router")).arg("--config").arg(file.path()),
+            Command::new(env!("CARGO_BIN_EXE_responses-router")).arg("--config").arg(&file),
         );
-        let address = process.log_line("listening on", |line| listening_on(line)).await;
-        Self { address, process }
+        let listen = process.log_line("listening on", listening_on).await;
+        Self { listen, process, _folder: folder }
+    }
+
+    /// Waits until it takes no more connections on its port.
+    pub(crate) async fn refuses_connections(&self) {
+        let Listen::Tcp(address) = self.listen else { panic!("{} is no port", self.listen) };
+        eventually("the router takes no more connections", async || {
+            TcpStream::connect(address).await.is_err().then_some(())
+        })
+        .await;
     }
 }
 
-/// The address in `… listening on 127.0.0.1:1234 …`.
-fn listening_on(line: &str) -> Option<SocketAddr> {
-    let (before, rest) = line.split_once("listening on ")?;
+/// The address in `… listening on 127.0.0.1:1234`.
+fn listening_on(line: &str) -> Option<Listen> {
+    let (before, address) = line.split_once("listening on ")?;
     if before.ends_with("admin ") {
         return None;
     }
-    rest.split_whitespace().next()?.parse().ok()
+    address.trim_end().parse().ok()
 }
 
 fn merge(into: &mut Value, from: &Value) {
