@@ -168,6 +168,10 @@ impl LiveStream {
 impl Drop for LiveStream {
     fn drop(&mut self) {
         let Some(machine) = self.machine.take() else { return };
+        // A panic may have left the machine broken; a second one while unwinding would end the process.
+        if std::thread::panicking() {
+            return;
+        }
         let finished = machine.finish(End::Disconnected, (self.now)());
         self.keeping.metrics.stream_ended(finished.outcome());
         if !finished.plan().store {

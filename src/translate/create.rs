@@ -3,7 +3,7 @@
 //! Everything that depends on the request alone is decided here, before the store is asked for the history: types,
 //! bounds, and what is not offered. Explicit nulls mean absent (CONTRACT §4).
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Number;
 use serde_json::value::RawValue;
 
@@ -11,7 +11,7 @@ use super::error::RequestError;
 use super::lossy::Lossy;
 use crate::id::ResponseId;
 use crate::openai::item::{self, Item};
-use crate::openai::raw::{RawObject, read_raw};
+use crate::openai::raw::{InvalidMember, RawObject, read_raw};
 
 /// Metadata bounds of the reference (CONTRACT §9): pairs, key characters, value characters.
 const METADATA_BOUNDS: (usize, usize, usize) = (16, 64, 512);
@@ -74,17 +74,12 @@ pub struct TextOptions {
 }
 
 /// The `reasoning` member.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct ReasoningOptions {
     /// `none` … `xhigh`, or whatever the backend knows.
-    #[serde(default)]
     pub effort: Option<String>,
-    /// `auto`, `concise` or `detailed`.
-    #[serde(default)]
+    /// `auto`, `concise` or `detailed`; read from its older name `generate_summary` too.
     pub summary: Option<String>,
-    /// The older name of `summary`.
-    #[serde(default)]
-    generate_summary: Option<String>,
 }
 
 /// What becomes of a top-level member that this module does not read itself.
@@ -179,10 +174,7 @@ impl CreateRequest {
             Some("auto") => lossy.skip("truncation", "auto"),
             Some(_) => return Err(invalid("truncation", "must be 'auto' or 'disabled'")),
         }
-        let text = text_options(&members)?;
-        if let Some(verbosity) = &text.verbosity {
-            lossy.skip("text.verbosity", verbosity);
-        }
+        let text = text_options(&members, &mut lossy)?;
         let top_logprobs: Option<u32> = members.read("top_logprobs")?;
         if top_logprobs.is_some_and(|count| count > MAX_TOP_LOGPROBS) {
             return Err(invalid("top_logprobs", "must be between 0 and 20"));
@@ -198,7 +190,7 @@ impl CreateRequest {
             tool_choice: members.raw("tool_choice").map(ToOwned::to_owned),
             parallel_tool_calls: members.read("parallel_tool_calls")?,
             text,
-            reasoning: members.read::<ReasoningOptions>("reasoning")?.map(ReasoningOptions::with_older_name),
+            reasoning: reasoning_options(&members, &mut lossy)?,
             max_output_tokens: positive(&members, "max_output_tokens")?,
             max_tool_calls: positive(&members, "max_tool_calls")?,
             top_logprobs,
@@ -216,13 +208,6 @@ impl CreateRequest {
             extras,
             lossy,
         })
-    }
-}
-
-impl ReasoningOptions {
-    fn with_older_name(mut self) -> Self {
-        self.summary = self.summary.or(self.generate_summary.take());
-        self
     }
 }
 
@@ -294,15 +279,40 @@ fn positive(members: &RawObject, key: &str) -> Result<Option<u64>, RequestError>
     }
 }
 
-fn text_options(members: &RawObject) -> Result<TextOptions, RequestError> {
-    let Some(text) = members.read::<RawObject>("text")? else { return Ok(TextOptions::default()) };
-    let nested = |error: crate::openai::raw::InvalidMember| {
-        RequestError::InvalidType(crate::openai::raw::InvalidMember {
-            param: format!("text.{}", error.param),
-            reason: error.reason,
-        })
-    };
-    Ok(TextOptions { format: text.read("format").map_err(nested)?, verbosity: text.read("verbosity").map_err(nested)? })
+/// Reads a member of a nested object, naming it by its path when it does not fit.
+fn nested<T: DeserializeOwned>(object: &RawObject, parent: &str, key: &str) -> Result<Option<T>, RequestError> {
+    object.read(key).map_err(|InvalidMember { param, reason }| {
+        RequestError::InvalidType(InvalidMember { param: format!("{parent}.{param}"), reason })
+    })
+}
+
+/// Reports the members of a nested object that are not among the known ones.
+fn skip_unknown(object: &RawObject, known: &[&str], what: &'static str, lossy: &mut Lossy) {
+    for (key, value) in object.iter().filter(|(key, _)| !known.contains(key)) {
+        if value.get() != "null" {
+            lossy.skip(what, key);
+        }
+    }
+}
+
+fn text_options(members: &RawObject, lossy: &mut Lossy) -> Result<TextOptions, RequestError> {
+    let text: RawObject = members.read("text")?.unwrap_or_default();
+    skip_unknown(&text, &["format", "verbosity"], "text", lossy);
+    let verbosity: Option<String> = nested(&text, "text", "verbosity")?;
+    if let Some(verbosity) = &verbosity {
+        lossy.skip("text.verbosity", verbosity);
+    }
+    Ok(TextOptions { format: nested(&text, "text", "format")?, verbosity })
+}
+
+fn reasoning_options(members: &RawObject, lossy: &mut Lossy) -> Result<Option<ReasoningOptions>, RequestError> {
+    let Some(reasoning) = members.read::<RawObject>("reasoning")? else { return Ok(None) };
+    skip_unknown(&reasoning, &["effort", "summary", "generate_summary"], "reasoning", lossy);
+    let older_name = nested(&reasoning, "reasoning", "generate_summary")?;
+    Ok(Some(ReasoningOptions {
+        effort: nested(&reasoning, "reasoning", "effort")?,
+        summary: nested(&reasoning, "reasoning", "summary")?.or(older_name),
+    }))
 }
 
 fn include_logprobs(members: &RawObject, lossy: &mut Lossy) -> Result<bool, RequestError> {

@@ -282,7 +282,7 @@ fn echo(create: &CreateRequest, tools: &ToolSet, model: String) -> Result<Echo, 
     let or_zero =
         |number: &Option<Number>| number.clone().or_else(|| Number::from_f64(0.0)).unwrap_or_else(|| 0.into());
     let reasoning =
-        create.reasoning.clone().map(|ReasoningOptions { effort, summary, .. }| ReasoningEcho { effort, summary });
+        create.reasoning.clone().map(|ReasoningOptions { effort, summary }| ReasoningEcho { effort, summary });
     Ok(Echo {
         instructions: create.instructions.clone(),
         max_output_tokens: create.max_output_tokens,
