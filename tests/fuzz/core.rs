@@ -1,0 +1,10 @@
+//! The pure core under the router's name, without its shells: that it builds like this proves that it needs none.
+
+#[path = "../../src/id.rs"]
+pub mod id;
+#[path = "../../src/openai/mod.rs"]
+pub mod openai;
+#[path = "../../src/sse.rs"]
+pub mod sse;
+#[path = "../../src/translate/mod.rs"]
+pub mod translate;
