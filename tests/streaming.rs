@@ -155,6 +155,9 @@ fn what_is_stored_is_what_the_terminal_event_says() {
 
 /// A whole answer as the chunks that would have streamed it, its texts cut at `cuts`.
 fn as_stream(answer: &Value, cuts: &[Index]) -> Option<Vec<u8>> {
+    if answer["error"].is_object() || answer["object"] == "error" {
+        return Some(chunk(answer));
+    }
     let choices = answer["choices"].as_array()?;
     let choice = choices.iter().find(|choice| choice["index"].as_i64().unwrap_or(0) == 0)?;
     let message = &choice["message"];

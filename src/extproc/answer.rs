@@ -162,7 +162,7 @@ async fn whole(
     // A stream has its own way to say that it failed; a JSON client gets an HTTP error.
     if let (Outcome::Failed(error), false) = (finished.outcome(), streamed) {
         tracing::warn!(error.code, "the upstream's answer failed");
-        let error = refusal::bad_answer(&error.message);
+        let error = refusal::failed_answer(error);
         return Ok(envoy.finish(LocalAnswer::error(&error).into_reply()).await);
     }
     let mut mutation = answer_headers(&head.headers, finished.plan());

@@ -3,6 +3,7 @@
 
 use super::body::BodyError;
 use crate::openai::error::WireError;
+use crate::openai::responses::ResponseError;
 use crate::store::StoreError;
 use crate::store::chain::HistoryError;
 use crate::translate::RequestError;
@@ -133,6 +134,16 @@ pub fn slow_body() -> WireError {
 #[must_use]
 pub fn bad_answer(reason: &str) -> WireError {
     WireError::new(502, reason).code("bad_upstream_response")
+}
+
+/// A failure that the upstream reported under a status of success, to a client that did not ask for a stream.
+#[must_use]
+pub fn failed_answer(error: &ResponseError) -> WireError {
+    match error.code.as_str() {
+        "context_length_exceeded" => WireError::bad_request(&error.message).code(&error.code).param("input"),
+        "rate_limit_exceeded" => WireError::new(429, &error.message).code(&error.code),
+        _ => bad_answer(&error.message),
+    }
 }
 
 /// Envoy could not get an answer from any upstream.

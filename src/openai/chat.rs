@@ -344,6 +344,15 @@ impl Message<'_> {
     }
 }
 
+impl Message<'_> {
+    /// Whether it says nothing at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let blank = |text: &Option<Cow<'_, str>>| text.as_deref().is_none_or(str::is_empty);
+        blank(&self.content) && blank(&self.refusal) && self.tool_calls.is_empty() && self.reasoning_text().is_none()
+    }
+}
+
 /// One entry of `reasoning_details`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

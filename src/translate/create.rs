@@ -320,9 +320,8 @@ fn include_logprobs(members: &RawObject, lossy: &mut Lossy) -> Result<bool, Requ
     for value in members.read::<Vec<String>>("include")?.unwrap_or_default() {
         match value.as_str() {
             "message.output_text.logprobs" => logprobs = true,
-            // They concern items that no request here can lead to, and Codex always asks for the first.
-            "reasoning.encrypted_content"
-            | "file_search_call.results"
+            // They concern items that no request here can lead to.
+            "file_search_call.results"
             | "web_search_call.results"
             | "web_search_call.action.sources"
             | "message.input_image.image_url"

@@ -137,17 +137,23 @@ impl ResponseStream {
     /// Takes the body of an unstreamed answer.
     ///
     /// # Errors
-    /// [`BadAnswer`] when there is no usable message in it.
+    /// [`BadAnswer`] when there is no usable message in it. An error in its place makes the response a failed one.
     pub fn push_completion(&mut self, body: &[u8]) -> Result<(), BadAnswer> {
         let answer: ChatAnswer<'_> =
             serde_json::from_slice(body).map_err(|error| BadAnswer(format!("not a chat completion: {error}")))?;
         if let Some(error) = reported_error(&answer, b"", body) {
-            return Err(BadAnswer(error.response_error().message));
+            // An error under a status of success; what it says counts, as in a stream.
+            self.fail(error.response_error());
+            return Ok(());
         }
         self.usage = answer.usage.map(Usage::from);
         let choice = answer.choices.into_iter().find(|choice| choice.index.unwrap_or(0) == 0);
         let choice = choice.ok_or_else(|| BadAnswer("no choices".to_owned()))?;
         let mut message = choice.message.ok_or_else(|| BadAnswer("no message".to_owned()))?;
+        if choice.finish_reason.is_none() && message.is_empty() {
+            // How Ollama ends an answer that its runner failed to give.
+            return Err(BadAnswer("neither content nor a finish reason".to_owned()));
+        }
         for (index, call) in message.tool_calls.iter_mut().enumerate() {
             // Each entry of a whole message is a call of its own, whatever index it carries.
             call.index = u64::try_from(index).ok();
