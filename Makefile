@@ -80,6 +80,13 @@ test: preflight venv ## Run every test
 	$(RESPONSES_ROUTER_VENV)/bin/python -m unittest discover -s scripts
 	cargo test
 
+#: Seconds that `fuzz` gives each target
+SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: preflight ## Fuzz the core for SECONDS a target
+	tests/fuzz/run.sh $(SECONDS)
+
 .PHONY: lint
 lint: ## Check format and lints, warnings denied
 	cargo fmt --check
