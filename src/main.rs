@@ -4,17 +4,18 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser as _;
 use responses_router::admin::Admin;
 use responses_router::cli::Args;
-use responses_router::config::{Config, OnStoreError};
+use responses_router::config::{Config, Disk, OnStoreError, StoreBackend};
 use responses_router::extproc::exchange::{Policy, Router};
 use responses_router::extproc::keeping::Keeping;
 use responses_router::extproc::random_ids::RandomIds;
 use responses_router::extproc::route::Routes;
 use responses_router::server::{self, Listener, Stop, Stopped};
-use responses_router::store::{ChainLimits, MemoryBounds, MemoryStore, ResponseStore};
+use responses_router::store::{ChainLimits, DiskSettings, DiskStore, MemoryBounds, MemoryStore, ResponseStore};
 use responses_router::telemetry;
 use responses_router::telemetry::metrics::Metrics;
 use tokio::signal::unix::{SignalKind, signal};
@@ -67,7 +68,7 @@ fn run(config: &Config) -> Result<(), AnyError> {
 
 async fn serve(config: &Config) -> Result<(), AnyError> {
     let metrics = Arc::new(Metrics::default());
-    let store = store(config);
+    let store = store(config)?;
     let stop = Stop {
         token: CancellationToken::new(),
         grace: config.server.drain_seconds,
@@ -134,14 +135,24 @@ fn stop_signals() -> std::io::Result<(impl Future<Output = ()>, impl Future<Outp
     Ok((first.cancelled_owned(), second.cancelled_owned()))
 }
 
-fn store(config: &Config) -> Arc<dyn ResponseStore> {
+fn store(config: &Config) -> Result<Arc<dyn ResponseStore>, AnyError> {
     let api = &config.response_api;
-    // The config offers no other backend yet: `Config::load` refuses them.
-    Arc::new(MemoryStore::new(MemoryBounds {
-        max_entries: api.max_responses,
-        max_bytes: api.max_memory_bytes,
-        ttl: api.ttl_seconds,
-    }))
+    let ttl = api.ttl_seconds;
+    Ok(match api.store_backend {
+        StoreBackend::Memory => {
+            let (max_entries, max_bytes) = (api.max_responses, api.max_memory_bytes);
+            Arc::new(MemoryStore::new(MemoryBounds { max_entries, max_bytes, ttl }))
+        }
+        StoreBackend::Disk => Arc::new(disk(&api.disk, ttl)?),
+        // `Config::load` refuses it.
+        StoreBackend::Redis => return Err("redis is not offered by this version yet".into()),
+    })
+}
+
+fn disk(disk: &Disk, ttl: Duration) -> Result<DiskStore, AnyError> {
+    let Disk { path, max_bytes, cache_bytes } = disk.clone();
+    DiskStore::open(&DiskSettings { path, max_bytes, cache_bytes, ttl })
+        .map_err(|error| format!("response_api.disk.path: {error}").into())
 }
 
 fn router(config: &Config, store: Arc<dyn ResponseStore>, metrics: Arc<Metrics>, stop: &Stop) -> Router {

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -45,6 +45,11 @@ where
 {
     let number = between(deserializer, 1, usize::MAX as u64)?;
     T::try_from(number).map_err(|_| D::Error::custom("must be a smaller number"))
+}
+
+/// A number of things or of bytes; 0 is off.
+pub(super) fn number_or_off<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU64>, D::Error> {
+    between(deserializer, 0, u64::MAX).map(NonZeroU64::new)
 }
 
 /// A whole number from `min` to `max`.
@@ -189,6 +194,9 @@ impl FromStr for FilePath {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<FilePath, Self::Err> {
+        if text.is_empty() {
+            return Err("must name a file");
+        }
         if text.contains('\0') {
             return Err("must not hold a NUL");
         }
@@ -249,6 +257,11 @@ pub(super) fn url_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<S
 /// A [`Line`] unless blank.
 pub(super) fn line_unless_blank<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     unless_blank(deserializer).map(|line| line.map(|Line(text)| text))
+}
+
+/// A [`FilePath`] that is not empty.
+pub(super) fn file<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    parsed(deserializer).map(|FilePath(path)| path)
 }
 
 /// A [`FilePath`] unless blank.

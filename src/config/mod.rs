@@ -5,6 +5,7 @@
 //! no further check. Variables of the environment may stand in any value, see `environment.rs`.
 
 mod checked;
+mod disk;
 mod environment;
 mod expanding;
 mod limits;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+pub use self::disk::Disk;
 pub use self::limits::{Limits, Stream};
 pub use self::redis::{Redis, RedisAddress, RedisAddressError};
 pub use self::response_api::{OnStoreError, ResponseApi, StoreBackend};
@@ -139,8 +141,8 @@ impl Config {
     /// Refuses what the config can say and this version cannot do yet.
     fn offered(&self, sources: &Sources<'_>) -> Result<(), ConfigError> {
         match self.response_api.store_backend {
-            StoreBackend::Memory => Ok(()),
-            backend @ (StoreBackend::Disk | StoreBackend::Redis) => {
+            StoreBackend::Memory | StoreBackend::Disk => Ok(()),
+            backend @ StoreBackend::Redis => {
                 let message = format!("{} is not offered by this version yet", backend.as_str());
                 Err(sources.invalid(&["response_api", "store_backend"], &message))
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::checked;
+use super::disk::Disk;
 use super::redis::Redis;
 
 /// The `response_api` block.
@@ -36,6 +37,8 @@ pub struct ResponseApi {
     /// slash. Default: empty.
     #[serde(deserialize_with = "checked::url_prefix")]
     pub path_prefix: String,
+    /// The disk store's file; used when `store_backend` is `disk`, checked always.
+    pub disk: Disk,
     /// How to reach Redis; used when `store_backend` is `redis`, checked always.
     pub redis: Redis,
 }
@@ -51,6 +54,7 @@ impl Default for ResponseApi {
             on_store_error: OnStoreError::default(),
             store_deadline_ms: Duration::from_secs(5),
             path_prefix: String::new(),
+            disk: Disk::default(),
             redis: Redis::default(),
         }
     }

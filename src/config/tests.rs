@@ -125,6 +125,7 @@ response_api:
   on_store_error: degrade
   store_deadline_ms: 250
   path_prefix: /openai
+  disk: {path: /var/lib/r.redb, max_bytes: 9, cache_bytes: 8}
   redis:
     address: "[::1]:7000"
     password: 0123
@@ -178,6 +179,8 @@ telemetry: {log_format: json, log_level: "warn,responses_router=debug"}
     assert_eq!(response_api.on_store_error, OnStoreError::Degrade);
     assert_eq!(response_api.store_deadline_ms, Duration::from_millis(250));
     assert_eq!(response_api.path_prefix, "/openai");
+    let Disk { path, max_bytes, cache_bytes } = &response_api.disk;
+    assert_eq!((path.to_str(), max_bytes.map(u64::from), *cache_bytes), (Some("/var/lib/r.redb"), Some(9), 8));
     assert_eq!(stream.heartbeat_seconds, None);
     assert_eq!((limits.max_request_bytes, limits.max_chain_depth, limits.max_history_bytes), (1, 4, 5));
     assert_eq!(limits.request_body_seconds, Duration::from_secs(6));

@@ -4,6 +4,7 @@
 //! (CONTRACT §9): a transport error is never "not found", and a record that was acknowledged can be read at once.
 
 pub mod chain;
+pub mod disk;
 pub mod memory;
 pub mod record;
 
@@ -13,6 +14,7 @@ use async_trait::async_trait;
 
 use crate::id::ResponseId;
 pub use chain::{ChainLimits, History, HistoryError, history};
+pub use disk::{DiskSettings, DiskStore};
 pub use memory::{MemoryBounds, MemoryStore};
 pub use record::{Ancestors, Record};
 

@@ -1,0 +1,214 @@
+//! Records in one file of this machine: durable without a Redis, for one router at a time. Built on redb.
+//!
+//! What it promises:
+//! - A put or a delete is acknowledged when it is flushed (`fdatasync`): neither `kill -9` nor a power cut takes it back.
+//! - A refresh is not waited for. It is visible to all after a moment and flushed with the next write, or within about a
+//!   second; a crash may lose that second's refreshes, never a record. What is asked for in order takes effect in order, so
+//!   a child's acknowledged record stands behind refreshed parents.
+//! - An expired record is never returned, though its bytes are swept later. A refreshed record lives for at least the
+//!   time to live, and up to 1/32 longer: a chain in steady use then writes its ancestors' expiries rarely.
+//! - A deleted record is in no table any more. redb writes copies and frees pages, it does not wipe them: the old bytes stay
+//!   in free pages of the file until other records overwrite them. Where that matters, encrypt the disk.
+//! - Freed pages are used again; the file itself shrinks only where its end is free.
+//! - Errors of the disk are [`StoreError::Unavailable`]. The file is then opened anew by itself, at once and every second.
+//!
+//! Times are the system's clock's, since expiries outlive the process: set forward, records expire earlier, and vice
+//! versa.
+
+mod file;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use redb::Database;
+use tokio::sync::{Semaphore, oneshot};
+
+use self::file::File;
+pub use self::file::OpenError;
+use self::tables::Snapshot;
+use self::writer::{Operation, Queued, Reopen, Rules, Writer};
+use super::{Record, ResponseStore, StoreError, Touch};
+use crate::id::ResponseId;
+
+/// Milliseconds since the epoch, or of a duration.
+type Millis = u64;
+
+/// The most bytes that wait for the writer; beyond, callers wait to hand over theirs, until their deadlines.
+const QUEUE_BYTES: u32 = 64 << 20;
+
+/// What an operation counts for in the queue beside its document.
+const OPERATION_BYTES: usize = 1024;
+
+/// How long an expired record stays in the file; longer than an operation may wait for the writer.
+const SWEEP_DELAY: Duration = Duration::from_secs(30);
+
+/// The part of its time to live that a refreshed record may outlive it by.
+const SLACK_DIVISOR: Millis = 32;
+
+/// Where a [`DiskStore`] is, and how much it may hold for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSettings {
+    /// The file (`response_api.disk.path`); its directory has to be there.
+    pub path: PathBuf,
+    /// The most bytes of records, some 256 bytes of bookkeeping for each included; a put beyond is refused as
+    /// [`StoreError::Unavailable`] until others are deleted or expire. The file is larger: it also holds free pages.
+    pub max_bytes: Option<NonZeroU64>,
+    /// What redb may keep of the file in memory.
+    pub cache_bytes: usize,
+    /// The time to live of a record since it was written or last used by a chain.
+    pub ttl: Duration,
+}
+
+/// The store in a file. Dropping it waits for the last writes and closes the file.
+///
+/// Reads run on tokio's blocking threads: a page that is not cached comes from the disk.
+pub struct DiskStore {
+    file: Arc<File>,
+    /// There until the store is dropped.
+    writer: Option<(Sender<Queued>, JoinHandle<()>)>,
+    /// One permit per byte.
+    queue: Arc<Semaphore>,
+    ttl: Millis,
+}
+
+impl DiskStore {
+    /// Opens the file, or makes it (for this user alone). Blocks; for long when a large file has to be repaired after a
+    /// crash.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(settings: &DiskSettings) -> Result<Self, OpenError> {
+        let ttl = millis(settings.ttl);
+        let rules = Rules {
+            ttl,
+            slack: ttl / SLACK_DIVISOR,
+            sweep_delay: millis(SWEEP_DELAY),
+            max_bytes: settings.max_bytes.map(NonZeroU64::get),
+        };
+        let DiskSettings { path, cache_bytes, .. } = settings.clone();
+        Self::over(Box::new(move || file::open(&path, cache_bytes)), rules)
+    }
+
+    fn over(reopen: Reopen, rules: Rules) -> Result<Self, OpenError> {
+        let file = Arc::new(File::new(reopen()?));
+        let (sender, queue) = mpsc::channel();
+        let writer = Writer { file: Arc::clone(&file), reopen, queue, rules };
+        let thread = std::thread::Builder::new().name("disk-store".to_owned()).spawn(move || writer.run());
+        let thread = thread.map_err(OpenError::NoThread)?;
+        let queue = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
+        Ok(Self { file, writer: Some((sender, thread)), queue, ttl: rules.ttl })
+    }
+
+    /// Hands an operation to the writer; waits while its queue is full.
+    async fn enqueue(&self, operation: Operation, bytes: usize, at: Millis) -> Result<(), StoreError> {
+        let share = u32::try_from(bytes.saturating_add(OPERATION_BYTES)).unwrap_or(u32::MAX).min(QUEUE_BYTES);
+        let permit = Arc::clone(&self.queue).acquire_many_owned(share).await.map_err(|_| gone())?;
+        let (sender, _) = self.writer.as_ref().ok_or_else(gone)?;
+        sender.send(Queued { operation, at, permit }).map_err(|_| gone())
+    }
+
+    /// Runs a read on a blocking thread.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let file = Arc::clone(&self.file);
+        let result = tokio::task::spawn_blocking(move || file.with(read)).await;
+        match result {
+            Ok(Some(Ok(value))) => Ok(value),
+            Ok(Some(Err(error))) => Err(StoreError::Unavailable(format!("cannot read: {error}"))),
+            Ok(None) => Err(StoreError::Unavailable("the file is being opened anew".to_owned())),
+            Err(_) => Err(StoreError::Unavailable("the read did not end".to_owned())),
+        }
+    }
+}
+
+#[async_trait]
+impl ResponseStore for DiskStore {
+    async fn put(&self, record: Arc<Record>) -> Result<(), StoreError> {
+        let at = now();
+        let document = record.encode();
+        let bytes = document.len();
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Operation::Put { id: record.id.clone(), document, reply }, bytes, at).await?;
+        answer.await.unwrap_or_else(|_| Err(not_written()))
+    }
+
+    async fn load(&self, ids: &[ResponseId], touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+        let (at, ttl) = (now(), self.ttl);
+        let ids = ids.to_vec();
+        let (records, to_refresh) = self
+            .read(move |database| {
+                let snapshot = Snapshot::of(database)?;
+                let mut to_refresh = Vec::new();
+                let mut records = Vec::with_capacity(ids.len());
+                for id in ids {
+                    let found = snapshot.read(&id, at, |document, expiry| (Record::decode(&id, document), expiry))?;
+                    if found.as_ref().is_some_and(|(_, expiry)| *expiry < at.saturating_add(ttl)) {
+                        to_refresh.push(id);
+                    }
+                    records.push(found.map(|(record, _)| record.map(Arc::new)).transpose());
+                }
+                Ok((records, to_refresh))
+            })
+            .await?;
+        if touch == Touch::Refresh && !to_refresh.is_empty() {
+            let bytes = to_refresh.len().saturating_mul(size_of::<ResponseId>() + 64);
+            self.enqueue(Operation::Refresh { ids: to_refresh }, bytes, at).await?;
+        }
+        records.into_iter().collect()
+    }
+
+    async fn delete(&self, id: &ResponseId) -> Result<bool, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(Operation::Delete { id: id.clone(), reply }, 0, now()).await?;
+        answer.await.map_err(|_| not_written())
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        let alive = self.writer.as_ref().is_some_and(|(_, thread)| !thread.is_finished());
+        if !alive || self.file.is_failing() { Err(not_written()) } else { Ok(()) }
+    }
+
+    fn name(&self) -> &'static str {
+        "disk"
+    }
+}
+
+impl Drop for DiskStore {
+    fn drop(&mut self) {
+        if let Some((sender, thread)) = self.writer.take() {
+            // The writer ends when nobody can ask any more, and closes the file.
+            drop(sender);
+            if thread.join().is_err() {
+                tracing::error!("the writer of the disk store panicked");
+            }
+        }
+    }
+}
+
+fn not_written() -> StoreError {
+    StoreError::Unavailable("the file could not be written".to_owned())
+}
+
+fn gone() -> StoreError {
+    StoreError::Unavailable("the writer has ended".to_owned())
+}
+
+fn now() -> Millis {
+    // Before 1970 nothing has expired.
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, millis)
+}
+
+fn millis(duration: Duration) -> Millis {
+    Millis::try_from(duration.as_millis()).unwrap_or(Millis::MAX)
+}
