@@ -4,6 +4,7 @@
 
 mod chunking;
 mod clients;
+mod disk;
 mod envoy;
 mod extproc;
 mod golden;

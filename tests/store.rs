@@ -7,12 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use responses_router::id::ResponseId;
 use responses_router::store::{
-    Ancestors, ChainLimits, HistoryError, MemoryBounds, MemoryStore, Record, ResponseStore, StoreError, Touch, history,
+    Ancestors, ChainLimits, DiskStore, HistoryError, MemoryBounds, MemoryStore, Record, ResponseStore, StoreError,
+    Touch, history,
 };
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
+
+use crate::disk::Directory;
 
 /// How a store under test is opened.
 #[async_trait]
@@ -37,6 +41,23 @@ impl Backend for Memory {
     async fn open(&self, ttl: Duration) -> Arc<dyn ResponseStore> {
         let max_entries = 10_000.try_into().unwrap();
         Arc::new(MemoryStore::new(MemoryBounds { max_entries, max_bytes: 256 << 20, ttl }))
+    }
+}
+
+struct Disk;
+
+#[async_trait]
+impl Backend for Disk {
+    fn short_ttl(&self) -> Duration {
+        Duration::from_millis(300)
+    }
+
+    async fn open(&self, ttl: Duration) -> Arc<dyn ResponseStore> {
+        let directory = Directory::new("contract");
+        let store = DiskStore::open(&directory.settings(ttl)).unwrap();
+        // The file lives on without its name until the store is dropped.
+        drop(directory);
+        Arc::new(store)
     }
 }
 
@@ -79,10 +100,12 @@ async fn chain(store: &Arc<dyn ResponseStore>, turns: usize) -> Vec<Arc<Record>>
     let mut records = Vec::new();
     for _ in 0..turns {
         let record = turn(Ancestors::Listed(ids.clone()), "turn");
-        store.put(Arc::clone(&record)).await.unwrap();
         ids.push(record.id.clone());
         records.push(record);
     }
+    // At a time: a store that flushes each would take long over a thousand.
+    let puts = join_all(records.iter().map(|record| store.put(Arc::clone(record)))).await;
+    assert!(puts.iter().all(Result::is_ok));
     records
 }
 
@@ -341,3 +364,4 @@ macro_rules! contract {
 }
 
 contract!(memory, super::Memory);
+contract!(disk, super::Disk);

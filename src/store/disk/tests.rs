@@ -137,9 +137,8 @@ async fn what_expired_is_swept_without_any_request() {
     let rules = Rules { ttl: 1, ..RULES };
     let store = DiskStore::over(Box::new(move || file::open(&path, 1 << 20)), rules).unwrap();
     // More than one commit sweeps.
-    for number in 0..600 {
-        store.put(record(number, 10)).await.unwrap();
-    }
+    let puts = futures_util::future::join_all((0..600).map(|number| store.put(record(number, 10)))).await;
+    assert!(puts.iter().all(Result::is_ok));
     for number in 0..600 {
         eventually(async || expiry(&store, number).await.is_none().then_some(())).await;
     }
