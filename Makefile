@@ -24,6 +24,8 @@ ADMIN ?= 127.0.0.1:19000
 CONCURRENCY ?= 2
 #: Where the router's log goes besides standard output
 ROUTER_LOG ?= /tmp/router.log
+#: First of the six ports of the Redis Cluster
+REDIS_PORT ?= 7001
 #: Model the examples name; by default the first one the upstream lists
 MODEL ?=
 
@@ -47,9 +49,9 @@ stack_flags = --venv '$(RESPONSES_ROUTER_VENV)' --router-bin '$(target_dir)/rele
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
 	@echo; echo "Variables (make run LISTEN=0.0.0.0:8801):"
-	@awk '/^#: / {text = substr($$0, 4)} /\?=/ && text {printf "  %-14s %s [%s]\n", $$1, text, $$3; text = ""}' Makefile
+	@awk '/^#: / {text = substr($$0, 4)} /\?=/ && text {printf "  %-18s %s [%s]\n", $$1, text, $$3; text = ""}' Makefile
 
 .PHONY: run
 run: build venv ## Run router, Envoy and (without UPSTREAM=host:port) an echo backend until Ctrl-C
@@ -58,6 +60,18 @@ run: build venv ## Run router, Envoy and (without UPSTREAM=host:port) an echo ba
 .PHONY: demo
 demo: build venv ## Run the same, show the API by curl, and end
 	@$(stack) demo $(stack_flags) $(if $(UPSTREAM),,--echo)
+
+.PHONY: demo-cluster
+demo-cluster: build venv ## Run it on a Redis Cluster of six nodes, show where responses lie, and end
+	@$(stack) demo-cluster $(stack_flags) $(if $(UPSTREAM),,--echo)
+
+.PHONY: redis-cluster
+redis-cluster: ## Start a Redis Cluster of six nodes in the background, or find it running
+	@$(PYTHON) scripts/redis_cluster.py start --port '$(REDIS_PORT)' --folder .run/redis-cluster
+
+.PHONY: redis-cluster-stop
+redis-cluster-stop: ## End it and remove its files
+	@$(PYTHON) scripts/redis_cluster.py stop --folder .run/redis-cluster
 
 .PHONY: run-router
 run-router: build ## Run the router alone
@@ -93,7 +107,7 @@ lint: ## Check format and lints, warnings denied
 	cargo clippy --all-targets -- -D warnings
 
 .PHONY: clean
-clean: ## Remove what was built, .venv and the runs' files
+clean: redis-cluster-stop ## Remove what was built, .venv and the runs' files
 	cargo clean
 	rm -rf .venv .run
 

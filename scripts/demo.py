@@ -81,41 +81,42 @@ def walk(url: str, model: str, pause: Callable[[], None]) -> None:
     """Runs every step against `url`; raises `Unexpected` at the first wrong answer. `pause` is called while one runs."""
 
     def step(headline: str, command: str) -> Answer:
-        _say(f"\n=== {headline}\n$ {command}")
-        return _run(command, pause)
+        say(f"\n=== {headline}\n$ {command}")
+        return run(command, pause)
 
     created = step("Create a response", create(url, model, "My name is Ada. Say hello."))
-    first = _show(created)
-    _check("it completed, with text and an id of ours", _is_completed(created, first))
+    first = show(created)
+    check("it completed, with text and an id of ours", is_completed(created, first))
 
     retrieved = step("Get it back", retrieve(url, first["id"]))
-    _check("it is the same, field by field", retrieved.status == 200 and _show(retrieved) == first)
+    check("it is the same, field by field", retrieved.status == 200 and show(retrieved) == first)
 
     chained = step(
         "Take a second turn, by previous_response_id alone",
         create(url, model, "What is my name?", previous_response_id=first["id"]),
     )
-    second = _show(chained)
-    follows = _is_completed(chained, second) and second.get("previous_response_id") == first["id"]
-    _check("it completed and names its parent", follows)
+    second = show(chained)
+    follows = is_completed(chained, second) and second.get("previous_response_id") == first["id"]
+    check("it completed and names its parent", follows)
     if model == ECHO_MODEL:
         # The echo backend says how many messages it was sent: two questions and the answer between them.
-        _check("the backend was sent the whole conversation", "messages=3" in second["output_text"])
+        check("the backend was sent the whole conversation", "messages=3" in second["output_text"])
 
     streamed = step("Stream a turn", create(url, model, "Count to three.", stream=True))
-    _check("it is a stream of events that completes", _is_stream(streamed, _show_events(streamed)))
+    check("it is a stream of events that completes", _is_stream(streamed, _show_events(streamed)))
 
     deleted = step("Delete the first response", delete(url, first["id"]))
-    _check("it says so", deleted.status == 200 and _show(deleted).get("deleted") is True)
+    check("it says so", deleted.status == 200 and show(deleted).get("deleted") is True)
 
     gone = step("Get it again", retrieve(url, first["id"]))
-    error = _show(gone).get("error") or {}
-    _check("it is gone", gone.status == 404 and error.get("type") == "invalid_request_error")
+    error = show(gone).get("error") or {}
+    check("it is gone", gone.status == 404 and error.get("type") == "invalid_request_error")
 
-    _say("\nEverything answered as it should.")
+    say("\nEverything answered as it should.")
 
 
-def _run(command: str, pause: Callable[[], None]) -> Answer:
+def run(command: str, pause: Callable[[], None]) -> Answer:
+    """Runs a curl command; raises `Unexpected` when it fails. `pause` is called while it runs."""
     # The status goes after the body, on a line of its own. Nothing here goes through a proxy.
     traced = f"{command} --noproxy '*' --max-time {_MAX_SECONDS} -w '\\n%{{http_code}}'"
     with subprocess.Popen(["sh", "-c", traced], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as curl:
@@ -135,7 +136,8 @@ def _run(command: str, pause: Callable[[], None]) -> Answer:
     return Answer(int(status), text)
 
 
-def _is_completed(answer: Answer, response: dict[str, Any]) -> bool:
+def is_completed(answer: Answer, response: dict[str, Any]) -> bool:
+    """Whether an answer is a whole response with text and an id of ours."""
     return (
         answer.status == 200
         and response.get("object") == "response"
@@ -159,31 +161,33 @@ def _is_stream(answer: Answer, events: list[dict[str, Any]]) -> bool:
     )
 
 
-def _show(answer: Answer) -> dict[str, Any]:
+def show(answer: Answer) -> dict[str, Any]:
+    """Prints the parts of an answer that matter; returns all of it."""
     value = answer.json()
     shown = {key: value[key] for key in _SHOWN if key in value}
-    _say(f"HTTP {answer.status}\n{json.dumps(shown, indent=2, ensure_ascii=False)}")
+    say(f"HTTP {answer.status}\n{json.dumps(shown, indent=2, ensure_ascii=False)}")
     return value
 
 
 def _show_events(answer: Answer) -> list[dict[str, Any]]:
     events = answer.events()
     if not events:
-        _say(f"HTTP {answer.status}\n{answer.text}")
+        say(f"HTTP {answer.status}\n{answer.text}")
         return events
-    _say(f"HTTP {answer.status}, {len(events)} events")
+    say(f"HTTP {answer.status}, {len(events)} events")
     for kind, group in groupby(events, key=lambda event: event["type"]):
         same = list(group)
         text = "".join(event["delta"] for event in same if isinstance(event.get("delta"), str))
-        _say(f"  {kind}{f' x{len(same)}' if len(same) > 1 else ''}{f'  {text!r}' if text else ''}")
+        say(f"  {kind}{f' x{len(same)}' if len(same) > 1 else ''}{f'  {text!r}' if text else ''}")
     return events
 
 
-def _check(claim: str, holds: bool) -> None:
+def check(claim: str, holds: bool) -> None:
+    """Prints a claim that holds; raises `Unexpected` for one that does not."""
     if not holds:
         raise Unexpected(f"not so: {claim}")
-    _say(f"ok: {claim}")
+    say(f"ok: {claim}")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(text, flush=True)

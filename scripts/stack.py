@@ -11,6 +11,7 @@ import argparse
 import ctypes
 import http.client
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,9 @@ from typing import BinaryIO
 
 import address
 import demo
+import demo_cluster
 import envoy_config
+import redis_cluster
 from address import Address, Tcp
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -198,6 +201,16 @@ def echo_backend(options: argparse.Namespace, log: Path | None) -> Part:
     )
 
 
+def redis_node(cluster: redis_cluster.Cluster, port: int) -> Part:
+    cluster.node_folder(port).mkdir(parents=True, exist_ok=True)
+    return Part(
+        name=f"Redis {port}",
+        argv=cluster.node_argv(port),
+        log=cluster.node_folder(port) / "redis.log",
+        ready=Tcp(redis_cluster.HOST, port).accepts,
+    )
+
+
 def run_folder(options: argparse.Namespace) -> Path:
     """Where a run keeps its files; several runs at a time differ in the port they serve."""
     return ROOT / ".run" / str(options.listen.port)
@@ -231,6 +244,27 @@ def run_demo(options: argparse.Namespace) -> None:
         _start_all(stack, options)
         try:
             demo.walk(_url(options), _model(options), stack.pause)
+        except demo.Unexpected as error:
+            raise Failed(f"{error}; logs: {_logs(options)}") from error
+
+
+def run_demo_cluster(options: argparse.Namespace) -> None:
+    redis_cluster.require_redis()
+    folder = run_folder(options)
+    # New at each run: what an earlier one left would not form a new cluster.
+    shutil.rmtree(folder / "redis", ignore_errors=True)
+    cluster = redis_cluster.Cluster(folder / "redis", redis_cluster.free_base())
+    options.config = folder / "redis-cluster.yaml"
+    options.config.parent.mkdir(parents=True, exist_ok=True)
+    options.config.write_text(demo_cluster.router_config(cluster))
+    with Stack() as stack:
+        for port in cluster.ports:
+            stack.start_and_wait(redis_node(cluster, port))
+        say("forming the cluster ...")
+        cluster.form(stack.pause)
+        _start_all(stack, options)
+        try:
+            demo_cluster.walk(_url(options), _model(options), cluster, stack.pause)
         except demo.Unexpected as error:
             raise Failed(f"{error}; logs: {_logs(options)}") from error
 
@@ -358,7 +392,7 @@ def main() -> int:
         COMMANDS[options.what](options)
     except Stopped:
         return 0
-    except Failed as error:
+    except (Failed, redis_cluster.ClusterError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     return 0
@@ -370,6 +404,7 @@ COMMANDS = {
     "upstream": run_upstream,
     "run": run_all,
     "demo": run_demo,
+    "demo-cluster": run_demo_cluster,
 }
 
 if __name__ == "__main__":
