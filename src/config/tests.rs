@@ -234,6 +234,39 @@ fn redis_file_wins_over_inline_values() {
     assert!(redis.config_path.unwrap().ends_with("redis.yaml"));
 }
 
+/// The config of somebody who points to one of the files in `config/response-api`.
+fn with_example(name: &str, variables: &[(&str, &str)]) -> Result<Redis, String> {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/response-api").join(name);
+    let text = format!("response_api:\n  redis:\n    config_path: '{}'\n", example.display());
+    load_with(&text, variables).map(|config| config.response_api.redis)
+}
+
+#[test]
+fn the_example_of_one_server_is_the_default() {
+    let redis = with_example("redis-simple.yaml", &[]).unwrap();
+    let config_path = redis.config_path.clone();
+    assert_eq!(format!("{redis:#?}"), format!("{:#?}", Redis { config_path, ..Redis::default() }));
+}
+
+#[test]
+fn the_example_of_a_cluster_names_the_nodes_that_make_starts() {
+    let redis = with_example("redis-cluster.yaml", &[]).unwrap();
+    assert!(redis.cluster_mode && !redis.tls_enabled);
+    let nodes: Vec<_> = redis.cluster_addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(nodes, (7001..=7006).map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>());
+    assert_eq!((redis.pool_size.get(), redis.max_retries, redis.dial_timeout.as_secs()), (20, 5, 10));
+}
+
+#[test]
+fn the_example_for_production_has_tls_and_does_not_start_without_its_password() {
+    let redis = with_example("redis-production.yaml", &[("REDIS_PASSWORD", "s3cret")]).unwrap();
+    assert_eq!(redis.password.unwrap().expose_secret(), "s3cret");
+    assert!(redis.tls_enabled && redis.username.is_none());
+    assert!([redis.tls_ca_path, redis.tls_cert_path, redis.tls_key_path].iter().all(Option::is_some));
+    let error = with_example("redis-production.yaml", &[]).unwrap_err();
+    assert!(error.contains("the environment variable `REDIS_PASSWORD` is not set"), "{error}");
+}
+
 #[test]
 fn errors_of_the_redis_file_name_it() {
     let inline = "response_api:\n  redis:\n    db: 3\n    config_path: ${FILE}\n";
