@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import demo
 from redis_cluster import Cluster
+
+_LOG_LINES = (
+    "RedisStore: creating cluster client (nodes=6, ",
+    "RedisStore: initialized successfully (cluster_mode=true, key_prefix=sr:, ttl=24h0m0s)",
+    "Response API enabled with redis backend",
+)
 
 # Replication is asynchronous.
 _REPLICA_SECONDS = 10
@@ -30,12 +37,17 @@ def router_config(cluster: Cluster) -> str:
     return _CONFIG.format(addresses=", ".join(f'"{node}"' for node in cluster.addresses))
 
 
-def walk(url: str, model: str, cluster: Cluster, pause: Callable[[], None]) -> None:
-    """Runs the five tests; raises `demo.Unexpected` at the first wrong answer. `pause` is called while one runs."""
+def walk(url: str, model: str, cluster: Cluster, router_log: Path, pause: Callable[[], None]) -> None:
+    """Looks for the guide's lines in the router's log and runs its five tests; raises `demo.Unexpected` at the first wrong answer. `pause` is called while one runs."""
 
     def step(headline: str, command: str) -> demo.Answer:
         demo.say(f"\n=== {headline}\n$ {command}")
         return demo.run(command, pause)
+
+    demo.say("\n=== 0. What the router's log says of the cluster")
+    lines = [line for line in router_log.read_text().splitlines() if "RedisStore: " in line or "Response API" in line]
+    demo.say("\n".join(lines))
+    demo.check("the three lines of the guide", all(any(part in line for line in lines) for part in _LOG_LINES))
 
     created = step("1. Create a response", demo.create(url, model, "My name is Ada. What is Redis Cluster?"))
     first = demo.show(created)

@@ -264,7 +264,7 @@ def run_demo_cluster(options: argparse.Namespace) -> None:
         cluster.form(stack.pause)
         _start_all(stack, options)
         try:
-            demo_cluster.walk(_url(options), _model(options), cluster, stack.pause)
+            demo_cluster.walk(_url(options), _model(options), cluster, options.router_log, stack.pause)
         except demo.Unexpected as error:
             raise Failed(f"{error}; logs: {_logs(options)}") from error
 
