@@ -26,6 +26,8 @@ CONCURRENCY ?= 2
 ROUTER_LOG ?= /tmp/router.log
 #: First of the six ports of the Redis Cluster
 REDIS_PORT ?= 7001
+#: For `demo`: disk keeps responses in a file, and shows that they survive the router; empty is what CONFIG says
+STORE ?=
 #: Model the examples name; by default the first one the upstream lists
 MODEL ?=
 
@@ -58,8 +60,8 @@ run: build venv ## Run router, Envoy and (without UPSTREAM=host:port) an echo ba
 	@$(stack) run $(stack_flags) $(if $(UPSTREAM),,--echo)
 
 .PHONY: demo
-demo: build venv ## Run the same, show the API by curl, and end
-	@$(stack) demo $(stack_flags) $(if $(UPSTREAM),,--echo)
+demo: build venv ## Run the same, show the API by curl, and end; STORE=disk also kills the router between
+	@$(stack) demo $(stack_flags) --store '$(STORE)' $(if $(UPSTREAM),,--echo)
 
 .PHONY: demo-cluster
 demo-cluster: build venv ## Run it on a Redis Cluster of six nodes, show where responses lie, and end

@@ -77,8 +77,11 @@ def first_model(upstream: Tcp) -> str:
         connection.close()
 
 
-def walk(url: str, model: str, pause: Callable[[], None]) -> None:
-    """Runs every step against `url`; raises `Unexpected` at the first wrong answer. `pause` is called while one runs."""
+def walk(url: str, model: str, pause: Callable[[], None]) -> dict[str, Any]:
+    """Runs every step against `url`; raises `Unexpected` at the first wrong answer. `pause` is called while one runs.
+
+    Returns a response that is still stored at the end.
+    """
 
     def step(headline: str, command: str) -> Answer:
         say(f"\n=== {headline}\n$ {command}")
@@ -113,6 +116,22 @@ def walk(url: str, model: str, pause: Callable[[], None]) -> None:
     check("it is gone", gone.status == 404 and error.get("type") == "invalid_request_error")
 
     say("\nEverything answered as it should.")
+    return streamed.events()[-1]["response"]
+
+
+def walk_after_restart(url: str, model: str, kept: dict[str, Any], pause: Callable[[], None]) -> None:
+    """Shows that a response of before is still there and can be continued."""
+    command = retrieve(url, kept["id"])
+    say(f"\n=== Get a response of before\n$ {command}")
+    retrieved = run(command, pause)
+    check("it is the same, field by field", retrieved.status == 200 and show(retrieved) == kept)
+    command = create(url, model, "And on to six.", previous_response_id=kept["id"])
+    say(f"\n=== Continue it\n$ {command}")
+    continued = run(command, pause)
+    response = show(continued)
+    follows = is_completed(continued, response) and response.get("previous_response_id") == kept["id"]
+    check("it completed and names its parent", follows)
+    say("\nThe disk store kept everything.")
 
 
 def run(command: str, pause: Callable[[], None]) -> Answer:

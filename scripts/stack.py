@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import http.client
+import json
 import os
 import shutil
 import signal
@@ -105,6 +106,19 @@ class Stack:
     def start_and_wait(self, part: Part) -> None:
         say(f"starting {part.name} ...")
         self.start(part)
+        self.wait(part)
+
+    def kill_and_start(self, name: str) -> None:
+        """Kills a part without warning and starts it again."""
+        part, process = next(running for running in self._running if running[0].name == name)
+        say(f"killing {name} (kill -9) and starting it again ...")
+        self._running.remove((part, process))
+        process.kill()
+        process.wait()
+        self.start(part)
+        self.wait(part)
+
+    def wait(self, part: Part) -> None:
         deadline = time.monotonic() + START_SECONDS
         while not part.ready():
             if time.monotonic() > deadline:
@@ -201,6 +215,27 @@ def echo_backend(options: argparse.Namespace, log: Path | None) -> Part:
     )
 
 
+def use_disk(options: argparse.Namespace) -> None:
+    """Has the router keep responses in a new file of this run."""
+    folder = run_folder(options)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "responses.redb").unlink(missing_ok=True)
+    options.config = folder / "disk.yaml"
+    options.config.write_text(_DISK_CONFIG.format(file=json.dumps(str(folder / "responses.redb"))))
+
+
+_DISK_CONFIG = """\
+# Written by scripts/stack.py.
+server:
+  listen: "${{ROUTER_LISTEN}}"
+  admin_listen: "${{ROUTER_ADMIN_LISTEN}}"
+response_api:
+  store_backend: disk
+  disk:
+    path: {file}
+"""
+
+
 def redis_node(cluster: redis_cluster.Cluster, port: int) -> Part:
     cluster.node_folder(port).mkdir(parents=True, exist_ok=True)
     return Part(
@@ -240,10 +275,16 @@ def run_all(options: argparse.Namespace) -> None:
 
 
 def run_demo(options: argparse.Namespace) -> None:
+    if options.store == "disk":
+        use_disk(options)
     with Stack() as stack:
         _start_all(stack, options)
         try:
-            demo.walk(_url(options), _model(options), stack.pause)
+            kept = demo.walk(_url(options), _model(options), stack.pause)
+            if options.store == "disk":
+                demo.say("\n=== Kill the router")
+                stack.kill_and_start(ROUTER)
+                demo.walk_after_restart(_url(options), _model(options), kept, stack.pause)
         except demo.Unexpected as error:
             raise Failed(f"{error}; logs: {_logs(options)}") from error
 
@@ -383,6 +424,7 @@ def main() -> int:
     parser.add_argument("--echo", action="store_true", help="start the echo backend as the upstream")
     parser.add_argument("--model", help="model the examples name; by default the first that the upstream lists")
     parser.add_argument("--config", type=Path, default=ROOT / "config/config.yaml", help="the router's config file")
+    parser.add_argument("--store", choices=("", "disk"), default="", help="a store for the demo, in place of the config's")
     parser.add_argument("--router-bin", type=Path, default=ROOT / "target/release/responses-router")
     parser.add_argument("--router-log", type=Path, default=Path("/tmp/router.log"))
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
