@@ -49,7 +49,7 @@ fn record(number: u128, bytes: usize) -> Arc<Record> {
     let id = ResponseId::from_bits(number);
     let text = format!("{number:x} ").repeat(bytes / 8);
     let response = RawValue::from_string(format!("{{\"id\":\"{id}\",\"output_text\":\"{text}\"}}")).unwrap();
-    Arc::new(Record { id, ancestors: Ancestors::Listed(Vec::new()), input: Vec::new(), response })
+    Arc::new(Record { id, ancestors: Ancestors::Listed(Vec::new()), input: Vec::new(), interrupted: false, response })
 }
 
 /// Content of many sizes, some larger than a page.
@@ -187,9 +187,16 @@ async fn how_fast_it_writes_and_reads() {
             print!("  load of {depth}: {:.1?}", began.elapsed() / 100);
         }
         println!();
+        // What a process leaves that is killed now.
+        let crashed = DiskSettings { path: settings.path.with_extension("crashed"), ..settings.clone() };
+        std::fs::copy(&settings.path, &crashed.path).unwrap();
         drop(store);
-        let opened = Instant::now();
-        DiskStore::open(&settings).unwrap();
-        println!("  opened again in {:.1?}", opened.elapsed());
+        for (how, settings) in [("a clean end", &settings), ("a crash", &crashed)] {
+            let began = Instant::now();
+            let store = DiskStore::open(settings).unwrap();
+            print!("  opened after {how} in {:.1?}", began.elapsed());
+            assert!(store.load(&ids[..1], Touch::Keep).await.unwrap()[0].is_some());
+        }
+        println!(" ({} MB)", file >> 20);
     }
 }

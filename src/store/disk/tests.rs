@@ -44,7 +44,7 @@ fn record(number: u128, payload: usize) -> Arc<Record> {
     let id = ResponseId::from_bits(number);
     let response = format!("{{\"id\":\"{id}\",\"x\":\"{}\"}}", "x".repeat(payload));
     let response = RawValue::from_string(response).unwrap();
-    Arc::new(Record { id, ancestors: Ancestors::Listed(Vec::new()), input: Vec::new(), response })
+    Arc::new(Record { id, ancestors: Ancestors::Listed(Vec::new()), input: Vec::new(), interrupted: false, response })
 }
 
 async fn load(store: &DiskStore, number: u128, touch: Touch) -> Result<Option<Arc<Record>>, StoreError> {
