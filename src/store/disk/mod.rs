@@ -10,6 +10,8 @@
 //! - A deleted record is in no table any more. redb writes copies and frees pages, it does not wipe them: the old bytes stay
 //!   in free pages of the file until other records overwrite them. Where that matters, encrypt the disk.
 //! - Freed pages are used again; the file itself shrinks only where its end is free.
+//! - A killed router's file is checked from end to end when it is opened next: 0.5 s for 23,000 records of 2 KB. redb's
+//!   "quick repair" would spare that for a third to a half of the writes per second: not taken.
 //! - Errors of the disk are [`StoreError::Unavailable`]. The file is then opened anew by itself, at once and every second.
 //!
 //! Times are the system's clock's, since expiries outlive the process: set forward, records expire earlier, and vice

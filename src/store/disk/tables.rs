@@ -9,7 +9,9 @@
 //!
 //! The expiry stands beside the document rather than in it: a refresh must not write a 5 MB record anew.
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction,
+};
 
 use super::Millis;
 use crate::id::ResponseId;
@@ -39,21 +41,23 @@ pub(super) enum Put {
     Full,
 }
 
-/// Makes the tables of a new file; refuses a file of a later release.
+/// Makes the tables of a new file; refuses a file of a later release. Writes nothing where they are: the disk may be full.
 pub(super) fn prepare(database: &Database) -> Result<(), PrepareError> {
-    let transaction = database.begin_write()?;
-    {
-        transaction.open_table(RECORDS)?;
-        transaction.open_table(EXPIRIES)?;
-        transaction.open_table(BY_EXPIRY)?;
-        let mut meta = transaction.open_table(META)?;
-        let found = meta.get(FORMAT)?.map(|version| version.value());
-        match found {
-            None => drop(meta.insert(FORMAT, FORMAT_VERSION)?),
-            Some(version) if version <= FORMAT_VERSION => {}
-            Some(version) => return Err(PrepareError::NewerFormat(version)),
-        }
+    let version = match database.begin_read()?.open_table(META) {
+        Ok(meta) => meta.get(FORMAT)?.map(|version| version.value()),
+        Err(TableError::TableDoesNotExist(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    match version {
+        Some(version) if version > FORMAT_VERSION => return Err(PrepareError::NewerFormat(version)),
+        Some(_) => return Ok(()),
+        None => {}
     }
+    let transaction = database.begin_write()?;
+    transaction.open_table(RECORDS)?;
+    transaction.open_table(EXPIRIES)?;
+    transaction.open_table(BY_EXPIRY)?;
+    transaction.open_table(META)?.insert(FORMAT, FORMAT_VERSION)?;
     transaction.commit()?;
     Ok(())
 }

@@ -233,9 +233,11 @@ fn the_file_is_for_this_user_alone() {
 /// A disk that can be full, or dead.
 #[derive(Debug, Default)]
 struct Health {
+    /// What lies where bytes were written before can still be overwritten.
     full: AtomicBool,
     dead: AtomicBool,
     flushes: AtomicU64,
+    written_up_to: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -245,41 +247,40 @@ struct Faulty {
 }
 
 impl Faulty {
-    fn check(&self, writes: bool) -> io::Result<()> {
-        if self.health.dead.load(Ordering::Acquire) {
-            return Err(io::Error::other("the disk is dead"));
-        }
-        if writes && self.health.full.load(Ordering::Acquire) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        Ok(())
+    fn check(&self) -> io::Result<()> {
+        if self.health.dead.load(Ordering::Acquire) { Err(io::Error::other("the disk is dead")) } else { Ok(()) }
     }
 }
 
 impl StorageBackend for Faulty {
     fn len(&self) -> io::Result<u64> {
-        self.check(false)?;
+        self.check()?;
         self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.check(false)?;
+        self.check()?;
         self.file.read(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.check(true)?;
+        self.check()?;
         self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.check(true)?;
+        self.check()?;
         self.health.flushes.fetch_add(1, Ordering::AcqRel);
         self.file.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.check(true)?;
+        self.check()?;
+        let end = offset + data.len() as u64;
+        if self.health.full.load(Ordering::Acquire) && end > self.health.written_up_to.load(Ordering::Acquire) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.health.written_up_to.fetch_max(end, Ordering::AcqRel);
         self.file.write(offset, data)
     }
 }
@@ -302,27 +303,57 @@ fn faulty(path: &Path) -> (DiskStore, Arc<Health>) {
 }
 
 #[tokio::test]
-async fn a_full_or_dead_disk_is_unavailable_and_the_store_recovers_by_itself() {
+async fn a_full_disk_is_unavailable_for_writes_and_not_for_reads() {
     let directory = Directory::new();
     let (store, health) = faulty(&directory.settings().path);
-    let mut acknowledged = vec![0];
+    let mut acknowledged = Vec::new();
+    for round in 0..3 {
+        let first = 100 * round;
+        store.put(record(first, 1000)).await.unwrap();
+        acknowledged.push((first, 1000));
+        health.full.store(true, Ordering::Release);
+        let mut refused = None;
+        // Free pages may hold some.
+        for number in first + 1..first + 100 {
+            match store.put(record(number, 100_000)).await {
+                Ok(()) => acknowledged.push((number, 100_000)),
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        assert!(matches!(refused, Some(StoreError::Unavailable(_))), "{refused:?}");
+        for (number, payload) in &acknowledged {
+            let loaded = eventually(async || load(&store, *number, Touch::Keep).await.ok()).await;
+            assert_eq!(loaded.unwrap(), record(*number, *payload));
+        }
+        health.full.store(false, Ordering::Release);
+        eventually(async || store.put(record(first + 99, 100_000)).await.ok()).await;
+        acknowledged.push((first + 99, 100_000));
+        store.ready().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_dead_disk_is_unavailable_and_the_store_recovers_by_itself() {
+    let directory = Directory::new();
+    let (store, health) = faulty(&directory.settings().path);
     store.put(record(0, 1000)).await.unwrap();
-    for (round, fault) in [&health.full, &health.dead, &health.full].into_iter().enumerate() {
-        fault.store(true, Ordering::Release);
-        for attempt in 0..5 {
-            let error = store.put(record(100 + attempt, 100_000)).await.unwrap_err();
+    for round in 1..=2 {
+        health.dead.store(true, Ordering::Release);
+        for number in 100..105 {
+            let error = store.put(record(number, 1000)).await.unwrap_err();
             assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
         }
         assert!(matches!(store.delete(&ResponseId::from_bits(0)).await, Err(StoreError::Unavailable(_))));
-        assert!(matches!(store.ready().await, Err(StoreError::Unavailable(_))));
-        fault.store(false, Ordering::Release);
+        eventually(async || store.ready().await.err()).await;
+        health.dead.store(false, Ordering::Release);
         // Without any request.
         eventually(async || store.ready().await.ok()).await;
-        let number = 1 + round as u128;
-        store.put(record(number, 1000)).await.unwrap();
-        acknowledged.push(number);
-        for number in &acknowledged {
-            assert_eq!(load(&store, *number, Touch::Keep).await.unwrap().unwrap(), record(*number, 1000));
+        store.put(record(round, 1000)).await.unwrap();
+        for number in 0..=round {
+            assert_eq!(load(&store, number, Touch::Keep).await.unwrap().unwrap(), record(number, 1000));
         }
     }
 }

@@ -106,10 +106,7 @@ impl Writer {
             }
             let flush = group.is_empty() && !done.more_expired && (!done.flushed || self.file.is_failing());
             match self.work(group, flush) {
-                Ok(now_done) => {
-                    done = now_done;
-                    self.file.set_failing(false);
-                }
+                Ok(now_done) => done = now_done,
                 Err(error) => {
                     tracing::error!(error, "the disk store cannot write, its file is opened anew");
                     done = Done { flushed: true, more_expired: false };
@@ -165,6 +162,8 @@ impl Writer {
         // redb panics over a file that something else has damaged; this thread has to live on and say so.
         match catch_unwind(AssertUnwindSafe(|| self.commit(group, flush))) {
             Ok(Ok((done, answers))) => {
+                // Before anybody is told, so that who was told finds the store ready.
+                self.file.set_failing(false);
                 answers.into_iter().for_each(|answer| answer());
                 Ok(done)
             }
