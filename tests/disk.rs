@@ -74,7 +74,7 @@ fn a_process_that_writes_until_it_is_killed() {
                     let number: u128 = rand::random::<u128>() | 1 << 127;
                     store.put(record(number, size_of(number))).await.unwrap();
                     tell(&format!("+{number:x}"));
-                    if number % 8 == 0 {
+                    if number.is_multiple_of(8) {
                         assert!(store.delete(&ResponseId::from_bits(number)).await.unwrap());
                         tell(&format!("-{number:x}"));
                     }
@@ -133,7 +133,7 @@ async fn records_that_were_acknowledged_survive_kill_9() {
         drop(child);
 
         let store = DiskStore::open(&settings).unwrap();
-        for number in there.iter().filter(|number| *number % 8 != 0) {
+        for number in there.iter().filter(|number| !number.is_multiple_of(8)) {
             let loaded = store.load(&[ResponseId::from_bits(*number)], Touch::Keep).await.unwrap().remove(0);
             assert!(loaded == Some(record(*number, size_of(*number))), "round {round}: {number:x}");
         }
