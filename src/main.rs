@@ -15,7 +15,9 @@ use responses_router::extproc::keeping::Keeping;
 use responses_router::extproc::random_ids::RandomIds;
 use responses_router::extproc::route::Routes;
 use responses_router::server::{self, Listener, Stop, Stopped};
-use responses_router::store::{ChainLimits, DiskSettings, DiskStore, MemoryBounds, MemoryStore, ResponseStore};
+use responses_router::store::{
+    ChainLimits, DiskSettings, DiskStore, MemoryBounds, MemoryStore, RedisStore, ResponseStore,
+};
 use responses_router::telemetry;
 use responses_router::telemetry::metrics::Metrics;
 use tokio::signal::unix::{SignalKind, signal};
@@ -68,7 +70,7 @@ fn run(config: &Config) -> Result<(), AnyError> {
 
 async fn serve(config: &Config) -> Result<(), AnyError> {
     let metrics = Arc::new(Metrics::default());
-    let store = store(config)?;
+    let store = store(config).await?;
     let stop = Stop {
         token: CancellationToken::new(),
         grace: config.server.drain_seconds,
@@ -135,7 +137,7 @@ fn stop_signals() -> std::io::Result<(impl Future<Output = ()>, impl Future<Outp
     Ok((first.cancelled_owned(), second.cancelled_owned()))
 }
 
-fn store(config: &Config) -> Result<Arc<dyn ResponseStore>, AnyError> {
+async fn store(config: &Config) -> Result<Arc<dyn ResponseStore>, AnyError> {
     let api = &config.response_api;
     let ttl = api.ttl_seconds;
     Ok(match api.store_backend {
@@ -144,8 +146,7 @@ fn store(config: &Config) -> Result<Arc<dyn ResponseStore>, AnyError> {
             Arc::new(MemoryStore::new(MemoryBounds { max_entries, max_bytes, ttl }))
         }
         StoreBackend::Disk => Arc::new(disk(&api.disk, ttl)?),
-        // `Config::load` refuses it.
-        StoreBackend::Redis => return Err("redis is not offered by this version yet".into()),
+        StoreBackend::Redis => Arc::new(RedisStore::open(&api.redis, ttl, api.store_deadline_ms).await?),
     })
 }
 

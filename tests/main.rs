@@ -10,6 +10,7 @@ mod extproc;
 mod golden;
 mod grammar;
 mod layering;
+mod redis;
 mod requests;
 mod store;
 mod streaming;

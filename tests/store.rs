@@ -3,20 +3,22 @@
 //! A backend joins by an `impl Backend` and one `contract!` line at the foot. Ids are random, so that backends may share
 //! one server between tests; nothing here looks at another test's records.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
+use responses_router::config::{self, Compression};
 use responses_router::id::ResponseId;
 use responses_router::store::{
-    Ancestors, ChainLimits, DiskStore, HistoryError, MemoryBounds, MemoryStore, Record, ResponseStore, StoreError,
+    Ancestors, ChainLimits, DiskStore, HistoryError, MemoryBounds, MemoryStore, Record, RedisStore, ResponseStore, StoreError,
     Touch, history,
 };
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
 use crate::disk::Directory;
+use crate::support::redis::{Cluster, Server};
 
 /// How a store under test is opened.
 #[async_trait]
@@ -58,6 +60,29 @@ impl Backend for Disk {
         // The file lives on without its name until the store is dropped.
         drop(directory);
         Arc::new(store)
+    }
+}
+
+/// One server, and keys of its own for each test.
+struct Redis;
+
+#[async_trait]
+impl Backend for Redis {
+    async fn open(&self, ttl: Duration) -> Arc<dyn ResponseStore> {
+        static SERVER: OnceLock<Server> = OnceLock::new();
+        let config = SERVER.get_or_init(|| Server::start(&[])).config();
+        Arc::new(RedisStore::open(&config, ttl, PATIENCE).await.unwrap())
+    }
+}
+
+/// The same, compressed, on a cluster.
+struct RedisCluster;
+
+#[async_trait]
+impl Backend for RedisCluster {
+    async fn open(&self, ttl: Duration) -> Arc<dyn ResponseStore> {
+        let config = config::Redis { compression: Compression::Zstd, ..Cluster::shared().config() };
+        Arc::new(RedisStore::open(&config, ttl, PATIENCE).await.unwrap())
     }
 }
 
@@ -365,3 +390,5 @@ macro_rules! contract {
 
 contract!(memory, super::Memory);
 contract!(disk, super::Disk);
+contract!(redis, super::Redis);
+contract!(redis_cluster, super::RedisCluster);

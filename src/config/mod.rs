@@ -26,7 +26,7 @@ use serde::Deserialize;
 
 pub use self::disk::Disk;
 pub use self::limits::{Limits, Stream};
-pub use self::redis::{Redis, RedisAddress, RedisAddressError};
+pub use self::redis::{Compression, OnMissingAcks, Redis, RedisAddress, RedisAddressError, RedisServer};
 pub use self::response_api::{OnStoreError, ResponseApi, StoreBackend};
 pub use self::server::{Listen, ListenError, Server};
 pub use self::telemetry::{LogFormat, Telemetry};
@@ -86,7 +86,6 @@ impl Config {
             redis.min_idle_conns = redis.min_idle_conns.min(redis.pool_size.get());
         }
         config.contradictions(&sources)?;
-        config.offered(&sources)?;
         Ok(config)
     }
 
@@ -128,6 +127,21 @@ impl Config {
         {
             return Err(sources.invalid_redis("cluster_mode", "is true, so `cluster_addresses` must name a node"));
         }
+        if redis.cluster_mode && !redis.sentinel_addresses.is_empty() {
+            return Err(sources.invalid_redis("sentinel_addresses", "must be empty in cluster mode"));
+        }
+        match (redis.sentinel_addresses.is_empty(), &redis.sentinel_service) {
+            (false, None) => {
+                return Err(sources.invalid_redis("sentinel_addresses", "needs `sentinel_service` beside it"));
+            }
+            (true, Some(_)) => {
+                return Err(sources.invalid_redis("sentinel_service", "needs `sentinel_addresses` beside it"));
+            }
+            (true, None) | (false, Some(_)) => {}
+        }
+        if let (RedisServer::Unix(_), true, false) = (&redis.address, redis.tls_enabled, redis.cluster_mode) {
+            return Err(sources.invalid_redis("tls_enabled", "must be false where `address` is a socket"));
+        }
         if redis.min_idle_conns > redis.pool_size.get() {
             return Err(sources.invalid_redis("min_idle_conns", "must not be more than `pool_size`"));
         }
@@ -135,17 +149,6 @@ impl Config {
             (Some(_), None) => Err(sources.invalid_redis("tls_cert_path", "needs `tls_key_path` beside it")),
             (None, Some(_)) => Err(sources.invalid_redis("tls_key_path", "needs `tls_cert_path` beside it")),
             (Some(_), Some(_)) | (None, None) => Ok(()),
-        }
-    }
-
-    /// Refuses what the config can say and this version cannot do yet.
-    fn offered(&self, sources: &Sources<'_>) -> Result<(), ConfigError> {
-        match self.response_api.store_backend {
-            StoreBackend::Memory | StoreBackend::Disk => Ok(()),
-            backend @ StoreBackend::Redis => {
-                let message = format!("{} is not offered by this version yet", backend.as_str());
-                Err(sources.invalid(&["response_api", "store_backend"], &message))
-            }
         }
     }
 }

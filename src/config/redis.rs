@@ -17,8 +17,8 @@ use super::checked;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(from = "RedisKeys")]
 pub struct Redis {
-    /// The server, `host:port`. Not used in cluster mode. Default: `localhost:6379`.
-    pub address: RedisAddress,
+    /// The server, `host:port` or `unix:/path`. Not used in cluster mode or with Sentinel. Default: `localhost:6379`.
+    pub address: RedisServer,
     /// The password; empty is none. Default: none.
     pub password: Option<SecretString>,
     /// The ACL user; empty is Redis' `default` user. Default: none.
@@ -32,18 +32,40 @@ pub struct Redis {
     pub cluster_mode: bool,
     /// Some or all nodes of the cluster, `host:port` each; the others are discovered. Default: none.
     pub cluster_addresses: Vec<RedisAddress>,
-    /// The most connections, at least 1. Default: 10.
+    /// Sentinels, `host:port` each, that know the master of `sentinel_service`; then `address` is not used. Default:
+    /// none.
+    pub sentinel_addresses: Vec<RedisAddress>,
+    /// The name under which the Sentinels know the master. Default: none.
+    pub sentinel_service: Option<String>,
+    /// The ACL user at the Sentinels; empty is their `default` user. Default: none.
+    pub sentinel_username: Option<String>,
+    /// The password of the Sentinels; empty is none. Default: none.
+    pub sentinel_password: Option<SecretString>,
+    /// How much may be under way at once, at least 1: 128 commands for each. Connections carry many commands at a time,
+    /// so there are never more of them (per node) than two, or than cores. Default: 10.
     pub pool_size: NonZeroUsize,
-    /// Connections that are kept ready, at most `pool_size`. Default: 2.
+    /// The guide's; at most `pool_size`. Without effect, all connections are kept ready. Default: 2.
     pub min_idle_conns: usize,
-    /// How often a failed command is tried again, from 0. Default: 3.
+    /// How often a command is sent again after its connection broke, from 0. Default: 3.
     pub max_retries: u32,
-    /// The longest that a connection may take to open. Whole seconds, at least 1. Default: 5.
+    /// The longest that a connection may take to open; two seconds at most in a cluster, whose healthy nodes wait
+    /// meanwhile. Whole seconds, at least 1. Default: 5.
     pub dial_timeout: Duration,
-    /// The longest that a reply may take. Whole seconds, at least 1. Default: 3.
+    /// The longest that reading one record may take, sent and answered. Whole seconds, at least 1. Default: 3.
     pub read_timeout: Duration,
-    /// The longest that sending a command may take. Whole seconds, at least 1. Default: 3.
+    /// The longest that writing one record may take, sent and answered. Whole seconds, at least 1. Default: 3.
     pub write_timeout: Duration,
+    /// The most bytes of records that wait to be written at once, at least 1. Default: 268435456, 256 MiB.
+    pub max_pending_bytes: NonZeroUsize,
+    /// `breaker_seconds`: after how long without Redis requests fail at once instead of waiting for it. Whole seconds,
+    /// at least 1. Default: 3.
+    pub breaker_seconds: Duration,
+    /// How records larger than 1 KiB are kept; both kinds are always read. Default: none.
+    pub compression: Compression,
+    /// How many replicas must have a record before it counts as written, 0 to 100. Default: 0.
+    pub min_replica_acks: u8,
+    /// What becomes of a record that too few replicas have. Default: degrade.
+    pub on_missing_acks: OnMissingAcks,
     /// Whether to speak TLS. Default: false.
     pub tls_enabled: bool,
     /// The PEM file of the client certificate; goes with `tls_key_path`. Default: none.
@@ -60,19 +82,28 @@ pub struct Redis {
 impl Default for Redis {
     fn default() -> Self {
         Redis {
-            address: RedisAddress { host: "localhost".to_owned(), port: 6379 },
+            address: RedisServer::Tcp(RedisAddress { host: "localhost".to_owned(), port: 6379 }),
             password: None,
             username: None,
             db: 0,
             key_prefix: "sr:".to_owned(),
             cluster_mode: false,
             cluster_addresses: Vec::new(),
+            sentinel_addresses: Vec::new(),
+            sentinel_service: None,
+            sentinel_username: None,
+            sentinel_password: None,
             pool_size: const { NonZeroUsize::new(10).unwrap() },
             min_idle_conns: 2,
             max_retries: 3,
             dial_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(3),
             write_timeout: Duration::from_secs(3),
+            max_pending_bytes: const { NonZeroUsize::new(256 * 1024 * 1024).unwrap() },
+            breaker_seconds: Duration::from_secs(3),
+            compression: Compression::default(),
+            min_replica_acks: 0,
+            on_missing_acks: OnMissingAcks::default(),
             tls_enabled: false,
             tls_cert_path: None,
             tls_key_path: None,
@@ -87,7 +118,7 @@ impl Default for Redis {
 #[serde(default, deny_unknown_fields, expecting = "a mapping of the redis settings")]
 pub(super) struct RedisKeys {
     #[serde(deserialize_with = "checked::unless_blank")]
-    address: Option<RedisAddress>,
+    address: Option<RedisServer>,
     #[serde(deserialize_with = "password")]
     password: Option<SecretString>,
     #[serde(deserialize_with = "checked::line_unless_blank")]
@@ -98,6 +129,13 @@ pub(super) struct RedisKeys {
     key_prefix: Option<String>,
     cluster_mode: Option<bool>,
     cluster_addresses: Option<Vec<RedisAddress>>,
+    sentinel_addresses: Option<Vec<RedisAddress>>,
+    #[serde(deserialize_with = "checked::line_unless_blank")]
+    sentinel_service: Option<String>,
+    #[serde(deserialize_with = "checked::line_unless_blank")]
+    sentinel_username: Option<String>,
+    #[serde(deserialize_with = "password")]
+    sentinel_password: Option<SecretString>,
     #[serde(deserialize_with = "pool_size")]
     pool_size: Option<NonZeroUsize>,
     min_idle_conns: Option<usize>,
@@ -108,6 +146,14 @@ pub(super) struct RedisKeys {
     read_timeout: Option<Duration>,
     #[serde(deserialize_with = "timeout")]
     write_timeout: Option<Duration>,
+    #[serde(deserialize_with = "pool_size")]
+    max_pending_bytes: Option<NonZeroUsize>,
+    #[serde(deserialize_with = "timeout")]
+    breaker_seconds: Option<Duration>,
+    compression: Option<Compression>,
+    #[serde(deserialize_with = "min_replica_acks")]
+    min_replica_acks: Option<u8>,
+    on_missing_acks: Option<OnMissingAcks>,
     tls_enabled: Option<bool>,
     #[serde(deserialize_with = "checked::file_unless_blank")]
     tls_cert_path: Option<PathBuf>,
@@ -136,12 +182,21 @@ impl Redis {
             key_prefix: keys.key_prefix.map_or(self.key_prefix, ending_with_colon),
             cluster_mode: keys.cluster_mode.unwrap_or(self.cluster_mode),
             cluster_addresses: keys.cluster_addresses.unwrap_or(self.cluster_addresses),
+            sentinel_addresses: keys.sentinel_addresses.unwrap_or(self.sentinel_addresses),
+            sentinel_service: keys.sentinel_service.or(self.sentinel_service),
+            sentinel_username: keys.sentinel_username.or(self.sentinel_username),
+            sentinel_password: keys.sentinel_password.or(self.sentinel_password),
             pool_size: keys.pool_size.unwrap_or(self.pool_size),
             min_idle_conns: keys.min_idle_conns.unwrap_or(self.min_idle_conns),
             max_retries: keys.max_retries.unwrap_or(self.max_retries),
             dial_timeout: keys.dial_timeout.unwrap_or(self.dial_timeout),
             read_timeout: keys.read_timeout.unwrap_or(self.read_timeout),
             write_timeout: keys.write_timeout.unwrap_or(self.write_timeout),
+            max_pending_bytes: keys.max_pending_bytes.unwrap_or(self.max_pending_bytes),
+            breaker_seconds: keys.breaker_seconds.unwrap_or(self.breaker_seconds),
+            compression: keys.compression.unwrap_or(self.compression),
+            min_replica_acks: keys.min_replica_acks.unwrap_or(self.min_replica_acks),
+            on_missing_acks: keys.on_missing_acks.unwrap_or(self.on_missing_acks),
             tls_enabled: keys.tls_enabled.unwrap_or(self.tls_enabled),
             tls_cert_path: keys.tls_cert_path.or(self.tls_cert_path),
             tls_key_path: keys.tls_key_path.or(self.tls_key_path),
@@ -167,12 +222,69 @@ fn db<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error
     checked::between(deserializer, 0, 15).map(|db| u8::try_from(db).ok())
 }
 
+fn min_replica_acks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
+    checked::between(deserializer, 0, 100).map(|acks| u8::try_from(acks).ok())
+}
+
 fn pool_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroUsize>, D::Error> {
     checked::at_least_one(deserializer).map(NonZeroUsize::new)
 }
 
 fn timeout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     checked::seconds(deserializer).map(Some)
+}
+
+/// How records are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "none or zstd")]
+pub enum Compression {
+    /// As JSON, which `redis-cli` shows and the Go semantic-router reads.
+    #[default]
+    None,
+    /// As zstd at its fastest, about half the memory.
+    Zstd,
+}
+
+/// What becomes of a record that fewer replicas than `min_replica_acks` have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "degrade or fail")]
+pub enum OnMissingAcks {
+    /// It counts as written, and the log says so: after a failover there may be no replica for a while.
+    #[default]
+    Degrade,
+    /// It counts as not written.
+    Fail,
+}
+
+/// Where one Redis server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisServer {
+    /// On the network.
+    Tcp(RedisAddress),
+    /// At a socket of this machine.
+    Unix(PathBuf),
+}
+
+/// Renders as it is written in the config.
+impl fmt::Display for RedisServer {
+    fn fmt(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            RedisServer::Tcp(address) => address.fmt(formatter),
+            RedisServer::Unix(path) => write!(formatter, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for RedisServer {
+    type Err = RedisAddressError;
+
+    fn from_str(text: &str) -> Result<RedisServer, RedisAddressError> {
+        match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('/') && !path.contains('\0') => Ok(RedisServer::Unix(path.into())),
+            Some(_) => Err(RedisAddressError),
+            None => text.parse().map(RedisServer::Tcp),
+        }
+    }
 }
 
 /// The address of a Redis server: a host, by name or by number, and a port.
@@ -194,7 +306,7 @@ impl fmt::Display for RedisAddress {
 
 /// Says why a text is not the address of a Redis server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("must be `host:port`, without a scheme (`localhost:6379`, `[::1]:6379`)")]
+#[error("must be `host:port`, without a scheme (`localhost:6379`, `[::1]:6379`), or for a single server `unix:/path`")]
 pub struct RedisAddressError;
 
 impl FromStr for RedisAddress {
@@ -229,6 +341,17 @@ mod tests {
             assert_eq!(text.parse::<RedisAddress>().unwrap().to_string(), text);
         }
         assert_eq!("[::1]:6379".parse::<RedisAddress>().unwrap().host, "::1");
+    }
+
+    #[test]
+    fn a_single_server_may_be_at_a_socket() {
+        for text in ["localhost:6379", "[::1]:6379", "unix:/run/redis.sock"] {
+            assert_eq!(text.parse::<RedisServer>().unwrap().to_string(), text);
+        }
+        for text in ["unix:", "unix:redis.sock", "unix:/a\0b", "/run/redis.sock"] {
+            assert_eq!(text.parse::<RedisServer>(), Err(RedisAddressError), "{text}");
+        }
+        assert!("unix:/run/redis.sock".parse::<RedisAddress>().is_err());
     }
 
     #[test]

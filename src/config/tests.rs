@@ -134,12 +134,19 @@ response_api:
     key_prefix: mine
     cluster_mode: true
     cluster_addresses: ["a:1", b:2]
+    sentinel_username: watcher
+    sentinel_password: 0456
     pool_size: 20
     min_idle_conns: 0
     max_retries: 0
     dial_timeout: 10
     read_timeout: 5
     write_timeout: 6
+    max_pending_bytes: 1000
+    breaker_seconds: 2
+    compression: zstd
+    min_replica_acks: 1
+    on_missing_acks: fail
     tls_enabled: true
     tls_cert_path: /c
     tls_key_path: /k
@@ -197,6 +204,11 @@ telemetry: {log_format: json, log_level: "warn,responses_router=debug"}
     assert_eq!(redis.cluster_addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a:1", "b:2"]);
     assert_eq!((redis.pool_size.get(), redis.min_idle_conns, redis.max_retries), (20, 0, 0));
     assert_eq!([redis.dial_timeout, redis.read_timeout, redis.write_timeout].map(|time| time.as_secs()), [10, 5, 6]);
+    assert_eq!(redis.sentinel_username.as_deref(), Some("watcher"));
+    assert_eq!(redis.sentinel_password.as_ref().unwrap().expose_secret(), "0456");
+    assert_eq!((redis.max_pending_bytes.get(), redis.breaker_seconds), (1000, Duration::from_secs(2)));
+    assert_eq!((redis.compression, redis.min_replica_acks), (Compression::Zstd, 1));
+    assert_eq!(redis.on_missing_acks, OnMissingAcks::Fail);
     assert_eq!(redis.tls_cert_path, Some("/c".into()));
     assert_eq!(redis.tls_key_path, Some("/k".into()));
     assert_eq!(redis.tls_ca_path, Some("/ca".into()));
@@ -216,6 +228,18 @@ telemetry: {log_format: json, log_level: "warn,responses_router=debug"}
             max_sse_frame_bytes: 3,
         }
     );
+}
+
+#[test]
+fn sentinels_and_a_socket_are_read() {
+    let sentinels = load(
+        "response_api: {store_backend: redis, redis: {sentinel_addresses: ['a:1', 'b:2'], sentinel_service: mymaster}}",
+    );
+    let redis = sentinels.unwrap().response_api.redis;
+    assert_eq!(redis.sentinel_addresses.len(), 2);
+    assert_eq!(redis.sentinel_service.as_deref(), Some("mymaster"));
+    let socket = load("response_api: {store_backend: redis, redis: {address: 'unix:/run/redis.sock'}}");
+    assert_eq!(socket.unwrap().response_api.redis.address, RedisServer::Unix("/run/redis.sock".into()));
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod chain;
 pub mod disk;
 pub mod memory;
 pub mod record;
+pub mod redis;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ pub use chain::{ChainLimits, History, HistoryError, history};
 pub use disk::{DiskSettings, DiskStore};
 pub use memory::{MemoryBounds, MemoryStore};
 pub use record::{Ancestors, Record};
+pub use redis::{RedisConfigError, RedisStore};
 
 /// Whether reading a record also starts its time to live anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,5 +7,6 @@ pub(crate) mod frames;
 pub(crate) mod grammar;
 pub(crate) mod machine;
 pub(crate) mod pretty;
+pub(crate) mod redis;
 pub(crate) mod response_shape;
 pub(crate) mod stack;

@@ -129,6 +129,22 @@ fn contradiction_names_the_line_and_column_of_a_value_in_it() {
             "response_api:\n  redis:\n    tls_cert_path: ''\n    tls_key_path: a\n",
             "c.yaml:4:19: response_api.redis.tls_key_path: needs `tls_cert_path` beside it",
         ),
+        (
+            "response_api:\n  redis:\n    sentinel_addresses: ['a:1']\n",
+            "c.yaml:3:25: response_api.redis.sentinel_addresses: needs `sentinel_service` beside it",
+        ),
+        (
+            "response_api:\n  redis:\n    sentinel_service: x\n",
+            "c.yaml:3:23: response_api.redis.sentinel_service: needs `sentinel_addresses` beside it",
+        ),
+        (
+            &format!("{cluster}    cluster_addresses: ['a:1']\n    sentinel_addresses: ['a:1']\n"),
+            "c.yaml:6:25: response_api.redis.sentinel_addresses: must be empty in cluster mode",
+        ),
+        (
+            "response_api:\n  redis:\n    address: unix:/s\n    tls_enabled: true\n",
+            "c.yaml:4:18: response_api.redis.tls_enabled: must be false where `address` is a socket",
+        ),
     ]);
 }
 
@@ -142,14 +158,6 @@ fn what_only_looks_like_a_contradiction_is_taken() {
         load(text).unwrap();
     }
     assert_eq!(load("response_api: {redis: {pool_size: 1}}").unwrap().response_api.redis.min_idle_conns, 1);
-}
-
-#[test]
-fn backends_that_are_not_offered_yet_are_refused_by_name() {
-    assert_errors(&[(
-        "response_api:\n  store_backend: redis\n",
-        "c.yaml:2:18: response_api.store_backend: redis is not offered by this version yet",
-    )]);
 }
 
 #[test]

@@ -1,0 +1,228 @@
+//! From the config to a fred client that is safe to use.
+//!
+//! The settings that fred's defects force upon us stand here, each with its reason; see the module's doc.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fred::clients::Client;
+use fred::rustls::crypto::ring;
+use fred::rustls::pki_types::pem::PemObject;
+use fred::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use fred::rustls::{self, ClientConfig, RootCertStore};
+use fred::rustls_native_certs::load_native_certs;
+use fred::types::Builder;
+use fred::types::config::{
+    ClusterDiscoveryPolicy, Config, ReconnectPolicy, Server, ServerConfig, TlsConfig, TlsConnector, TlsHostMapping,
+};
+use secrecy::ExposeSecret;
+
+use crate::config::{Redis, RedisAddress, RedisServer};
+
+/// A cluster client answers nobody while it dials a dead node, so it must not take long to give up.
+const LONGEST_CLUSTER_DIAL: Duration = Duration::from_secs(2);
+
+/// How long authentication or CLUSTER SLOTS may take: a hung node holds up the whole client for this long.
+const INTERNAL_COMMAND: Duration = Duration::from_millis(700);
+
+/// Why no client can be made of the config, whether or not there is a server.
+#[derive(Debug, thiserror::Error)]
+pub enum RedisConfigError {
+    /// A PEM file cannot be used.
+    #[error("response_api.redis.{key}: {} cannot be used: {reason}", file.display())]
+    Pem {
+        /// The setting that names the file.
+        key: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no trust in anybody: no `tls_ca_path`, and the system has no authorities.
+    #[error("response_api.redis.tls_enabled: the system has no certificate authorities ({0}), set tls_ca_path")]
+    NoRoots(String),
+    /// The TLS library or fred refuses the settings.
+    #[error("response_api.redis: {0}")]
+    Refused(String),
+}
+
+/// Makes clients of one kind; none is connected yet.
+#[derive(Clone)]
+pub(super) struct Clients {
+    builder: Builder,
+}
+
+impl Clients {
+    /// `longest_command` ends a command that names no deadline of its own.
+    pub(super) fn new(redis: &Redis, longest_command: Duration) -> Result<Self, RedisConfigError> {
+        let mut builder = Builder::from_config(Config {
+            // Otherwise a server that is not there yet ends the client for good.
+            fail_fast: false,
+            username: redis.username.clone(),
+            password: redis.password.as_ref().map(|password| password.expose_secret().to_owned()),
+            server: server(redis),
+            database: (redis.db != 0).then_some(redis.db),
+            tls: redis.tls_enabled.then(|| tls(redis)).transpose()?,
+            ..Config::default()
+        });
+        builder.with_connection_config(|connection| {
+            let longest_dial = if redis.cluster_mode { LONGEST_CLUSTER_DIAL } else { Duration::MAX };
+            connection.connection_timeout = redis.dial_timeout.min(longest_dial);
+            connection.internal_command_timeout = INTERNAL_COMMAND;
+            connection.max_command_attempts = redis.max_retries.saturating_add(1);
+            // Defect 1: following ASK crosses replies. Our own retries follow the slot map that MOVED refreshes.
+            connection.max_redirections = 0;
+            // Defect 3: a bound here hangs the client after its first rejection. Ours is in `admission.rs`.
+            connection.max_command_buffer_len = 0;
+            connection.tcp.nodelay = Some(true);
+        });
+        builder.with_performance_config(|performance| performance.default_command_timeout = longest_command);
+        // For ever: an end of the attempts ends the client. The first attempt waits for the first delay too.
+        builder.set_policy(ReconnectPolicy::Exponential {
+            attempts: 0,
+            max_attempts: 0,
+            min_delay: 10,
+            max_delay: 300,
+            base: 2,
+            jitter: 10,
+        });
+        Ok(Self { builder })
+    }
+
+    pub(super) fn make(&self) -> Result<Client, fred::error::Error> {
+        self.builder.build()
+    }
+
+    pub(super) fn is_clustered(&self) -> bool {
+        self.builder.get_config().is_some_and(|config| matches!(config.server, ServerConfig::Clustered { .. }))
+    }
+}
+
+fn server(redis: &Redis) -> ServerConfig {
+    let hosts = |addresses: &[RedisAddress]| addresses.iter().map(host).collect();
+    if redis.cluster_mode {
+        return ServerConfig::Clustered {
+            hosts: hosts(&redis.cluster_addresses),
+            // Nodes that were discovered count as much as the configured ones, which may all be gone one day.
+            policy: ClusterDiscoveryPolicy::UseCache,
+        };
+    }
+    if let Some(service_name) = &redis.sentinel_service {
+        return ServerConfig::Sentinel {
+            hosts: hosts(&redis.sentinel_addresses),
+            service_name: service_name.clone(),
+            username: redis.sentinel_username.clone(),
+            password: redis.sentinel_password.as_ref().map(|password| password.expose_secret().to_owned()),
+        };
+    }
+    match &redis.address {
+        RedisServer::Tcp(address) => ServerConfig::Centralized { server: host(address) },
+        RedisServer::Unix(path) => ServerConfig::Unix { path: path.clone() },
+    }
+}
+
+fn host(address: &RedisAddress) -> Server {
+    Server::new(address.host.clone(), address.port)
+}
+
+fn tls(redis: &Redis) -> Result<TlsConfig, RedisConfigError> {
+    let refused = |error: rustls::Error| RedisConfigError::Refused(error.to_string());
+    // Named, not taken from the process' default, which another library may have set or left ambiguous.
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(refused)?
+        .with_root_certificates(roots(redis.tls_ca_path.as_deref())?);
+    let config = match (&redis.tls_cert_path, &redis.tls_key_path) {
+        (Some(certificate), Some(key)) => {
+            let chain = certificates("tls_cert_path", certificate)?;
+            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable("tls_key_path", key, error))?;
+            builder.with_client_auth_cert(chain, key).map_err(refused)?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    // CLUSTER SLOTS tells addresses where certificates have names. If the config knows the cluster by names only, the
+    // name of the node that told them is the best there is; names that the cluster announces win over both.
+    let named = |address: &RedisAddress| address.host.parse::<std::net::IpAddr>().is_err();
+    let hostnames = if redis.cluster_mode && redis.cluster_addresses.iter().all(named) {
+        TlsHostMapping::DefaultHost
+    } else {
+        TlsHostMapping::None
+    };
+    Ok(TlsConfig { connector: TlsConnector::from(config), hostnames })
+}
+
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, RedisConfigError> {
+    let mut roots = RootCertStore::empty();
+    if let Some(ca) = ca {
+        for certificate in certificates("tls_ca_path", ca)? {
+            roots.add(certificate).map_err(|error| unusable("tls_ca_path", ca, error))?;
+        }
+        return Ok(roots);
+    }
+    let system = load_native_certs();
+    roots.add_parsable_certificates(system.certs);
+    if roots.is_empty() {
+        let errors = system.errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+        return Err(RedisConfigError::NoRoots(errors.join(", ")));
+    }
+    Ok(roots)
+}
+
+/// At least one certificate.
+fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, RedisConfigError> {
+    let certificates: Vec<_> =
+        CertificateDer::pem_file_iter(file).and_then(Iterator::collect).map_err(|error| unusable(key, file, error))?;
+    if certificates.is_empty() {
+        return Err(unusable(key, file, "it holds no certificate"));
+    }
+    Ok(certificates)
+}
+
+fn unusable(key: &'static str, file: &Path, reason: impl ToString) -> RedisConfigError {
+    RedisConfigError::Pem { key, file: file.to_owned(), reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clients(redis: &Redis) -> Result<Clients, RedisConfigError> {
+        Clients::new(redis, Duration::from_secs(5))
+    }
+
+    #[tokio::test]
+    async fn what_the_defects_force_upon_us_is_set() {
+        let redis = Redis { cluster_mode: true, max_retries: 7, ..Redis::default() };
+        let client = clients(&redis).unwrap().make().unwrap();
+        use fred::interfaces::ClientLike as _;
+        let connection = client.connection_config();
+        assert_eq!((connection.max_redirections, connection.max_command_buffer_len), (0, 0));
+        assert_eq!(connection.max_command_attempts, 8);
+        assert_eq!(connection.connection_timeout, LONGEST_CLUSTER_DIAL);
+        assert!(!client.client_config().fail_fast);
+        assert_eq!(client.client_reconnect_policy().unwrap().max_attempts(), 0);
+    }
+
+    #[test]
+    fn the_config_names_one_kind_of_server() {
+        let address = |text: &str| text.parse::<RedisAddress>().unwrap();
+        let sentinels = Redis {
+            sentinel_addresses: vec![address("s:26379")],
+            sentinel_service: Some("mymaster".to_owned()),
+            ..Redis::default()
+        };
+        assert!(matches!(server(&sentinels), ServerConfig::Sentinel { hosts, .. } if hosts.len() == 1));
+        let socket = Redis { address: "unix:/run/redis.sock".parse().unwrap(), ..Redis::default() };
+        assert!(matches!(server(&socket), ServerConfig::Unix { .. }));
+        assert!(matches!(server(&Redis::default()), ServerConfig::Centralized { server } if server.port == 6379));
+    }
+
+    #[test]
+    fn a_pem_file_that_is_not_there_is_named() {
+        let ca = Some(PathBuf::from("/nonexistent/ca.pem"));
+        let redis = Redis { tls_enabled: true, tls_ca_path: ca, ..Redis::default() };
+        let error = clients(&redis).err().unwrap().to_string();
+        assert!(error.starts_with("response_api.redis.tls_ca_path: /nonexistent/ca.pem cannot be used: "), "{error}");
+    }
+}

@@ -1,0 +1,88 @@
+//! How a record's document lies in Redis.
+//!
+//! The first byte tells: `{` begins the JSON document itself, [`ZSTD`] a zstd frame of it. Both are always read, so that
+//! compression can be switched on and off, and differ between replicas of the router.
+
+use std::io::Read as _;
+
+use bytes::Bytes;
+
+use crate::config::Compression;
+use crate::store::StoreError;
+
+/// The first byte of a compressed document. No JSON begins with it.
+const ZSTD: u8 = 1;
+
+/// The fastest level; what a higher one gains is not worth its time on documents of this kind.
+const LEVEL: i32 = 1;
+
+/// Smaller documents gain little.
+const WORTHWHILE_BYTES: usize = 1024;
+
+/// The largest document that is unpacked: beyond anything that `limits` lets in, and far below what a crafted frame
+/// of some kilobytes could claim.
+const MAX_DOCUMENT_BYTES: usize = 512 * 1024 * 1024;
+
+pub(super) fn pack(document: Vec<u8>, compression: Compression) -> Result<Bytes, StoreError> {
+    if compression == Compression::None || document.len() <= WORTHWHILE_BYTES {
+        return Ok(document.into());
+    }
+    let failed = |error: std::io::Error| StoreError::Corrupt(format!("it cannot be compressed: {error}"));
+    let mut packed = Vec::with_capacity(document.len() / 2);
+    packed.push(ZSTD);
+    zstd::stream::copy_encode(&*document, &mut packed, LEVEL).map_err(failed)?;
+    Ok(if packed.len() < document.len() { packed.into() } else { document.into() })
+}
+
+pub(super) fn unpack(stored: Bytes) -> Result<Bytes, StoreError> {
+    unpack_at_most(stored, MAX_DOCUMENT_BYTES)
+}
+
+fn unpack_at_most(stored: Bytes, limit: usize) -> Result<Bytes, StoreError> {
+    let Some((&ZSTD, frame)) = stored.split_first() else { return Ok(stored) };
+    let failed = |error: std::io::Error| StoreError::Corrupt(format!("it cannot be decompressed: {error}"));
+    let decoder = zstd::stream::read::Decoder::with_buffer(frame).map_err(failed)?;
+    let mut document = Vec::with_capacity(frame.len().saturating_mul(3).min(limit));
+    let one_too_many = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    decoder.take(one_too_many).read_to_end(&mut document).map_err(failed)?;
+    if document.len() > limit {
+        return Err(StoreError::Corrupt("it is larger than any record, once decompressed".to_owned()));
+    }
+    Ok(document.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(bytes: usize) -> Vec<u8> {
+        format!("{{\"x\":\"{}\"}}", "words ".repeat(bytes / 6)).into_bytes()
+    }
+
+    #[test]
+    fn documents_come_back_whatever_the_compression() {
+        for bytes in [10, WORTHWHILE_BYTES, 5000, 1_000_000] {
+            for compression in [Compression::None, Compression::Zstd] {
+                let packed = pack(document(bytes), compression).unwrap();
+                let small = compression == Compression::Zstd && bytes > WORTHWHILE_BYTES;
+                assert_eq!(packed.first() == Some(&ZSTD), small, "{bytes}");
+                assert_eq!(unpack(packed).unwrap(), document(bytes));
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_and_oversized_frames_are_corrupt() {
+        let packed = pack(document(50_000), Compression::Zstd).unwrap();
+        assert!(unpack_at_most(packed.clone(), document(50_000).len()).is_ok());
+        for bad in [
+            unpack_at_most(packed.clone(), document(50_000).len() - 1),
+            unpack(packed.slice(..packed.len() / 2)),
+            unpack(Bytes::from_static(&[ZSTD, b'{', b'}'])),
+        ] {
+            assert!(matches!(bad, Err(StoreError::Corrupt(_))));
+        }
+        // No frame at all is nothing, which the record's reader refuses.
+        assert_eq!(unpack(Bytes::new()).unwrap(), Bytes::new());
+    }
+}

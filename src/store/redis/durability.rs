@@ -1,0 +1,173 @@
+//! Writes that count only when replicas have them (`min_replica_acks`).
+//!
+//! Redis acknowledges a write before its replicas have it; WAIT asks how many do. It answers for the writes of its own
+//! connection, and holds up what comes after it there, so such writes have clients of their own and each goes out with
+//! its WAIT in one pipeline. On any error both are sent again: a WAIT on a new connection, without a write before it,
+//! would say yes to anything.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fred::error::{Error, ErrorKind};
+use fred::interfaces::{ClientLike as _, KeysInterface as _};
+use fred::types::config::Options;
+use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
+use fred::util::redis_keyslot;
+
+use super::command::{Attempt, retrying};
+use super::link::Link;
+use super::pool::Pool;
+use crate::config::OnMissingAcks;
+use crate::store::StoreError;
+
+/// How many clients; others wait behind the WAIT of a shard that has lost its replica.
+pub(super) const CLIENTS: usize = 4;
+
+/// How long replicas may take.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long they may take if they were missed within the last [`MISSED_LATELY`] and the write counts anyway: after a
+/// failover there may be none for long, and every write would hold up the next for all of [`PATIENCE`].
+const IMPATIENCE: Duration = Duration::from_millis(25);
+const MISSED_LATELY: Duration = Duration::from_secs(2);
+
+/// How often the log says that writes count without their replicas.
+const WARN_EVERY: Duration = Duration::from_secs(10);
+
+pub(super) struct Durability {
+    pool: Arc<Pool>,
+    acks: u8,
+    on_missing: OnMissingAcks,
+    write_timeout: Duration,
+    born: Instant,
+    /// Milliseconds since `born`, 0 for never.
+    missed: AtomicU64,
+    warned: AtomicU64,
+}
+
+/// A write and the WAIT that follows it.
+struct Confirmed<'a> {
+    write: Write<'a>,
+    acks: u8,
+    patience: Duration,
+    longest: Duration,
+}
+
+enum Write<'a> {
+    Create {
+        key: &'a str,
+        value: &'a Bytes,
+        ttl_seconds: i64,
+    },
+    /// Puts something behind the record into the stream of replication: who has this has the record.
+    Touch {
+        key: &'a str,
+        ttl_seconds: i64,
+    },
+}
+
+impl Confirmed<'_> {
+    async fn pipeline(&self, link: &Link, timeout: Duration) -> Result<(Value, i64), Error> {
+        let options =
+            Options { timeout: Some(timeout), max_attempts: Some(1), max_redirections: Some(0), ..Options::default() };
+        let pipeline = link.client().pipeline().with_options(&options);
+        let key = match self.write {
+            Write::Create { key, value, ttl_seconds } => {
+                let expiration = Some(Expiration::EX(ttl_seconds));
+                let value = Value::Bytes(value.clone());
+                let _: Value = pipeline.set(key, value, expiration, Some(SetOptions::NX), false).await?;
+                key
+            }
+            Write::Touch { key, ttl_seconds } => {
+                let _: Value = pipeline.expire(key, ttl_seconds, None).await?;
+                key
+            }
+        };
+        // To the owner of the key; `client.wait()` would go to any node.
+        let wait = CustomCommand::new_static("WAIT", ClusterHash::Custom(redis_keyslot(key.as_bytes())), false);
+        let patience = i64::try_from(self.patience.min(timeout).as_millis()).unwrap_or(i64::MAX).max(1);
+        let _: Value = pipeline.custom(wait, vec![i64::from(self.acks), patience]).await?;
+        pipeline.all().await
+    }
+}
+
+impl Attempt for Confirmed<'_> {
+    type Reply = (Value, i64);
+
+    fn is_repeatable(&self) -> bool {
+        true
+    }
+
+    async fn send(&self, link: &Link, left: Duration) -> Result<(Value, i64), Error> {
+        let timeout = left.min(self.longest);
+        // fred ends a pipeline by its client's own timeout only, the longest that any operation may take.
+        tokio::time::timeout(timeout, self.pipeline(link, timeout))
+            .await
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "Request timed out.")))
+    }
+}
+
+impl Durability {
+    pub(super) fn new(pool: Arc<Pool>, acks: u8, on_missing: OnMissingAcks, write_timeout: Duration) -> Self {
+        let never = || AtomicU64::new(0);
+        Self { pool, acks, on_missing, write_timeout, born: Instant::now(), missed: never(), warned: never() }
+    }
+
+    /// Writes unless there is something already; says whether it wrote.
+    pub(super) async fn create(
+        &self,
+        key: &str,
+        value: &Bytes,
+        ttl_seconds: i64,
+        deadline: Instant,
+    ) -> Result<bool, StoreError> {
+        let (written, acks) = self.write(Write::Create { key, value, ttl_seconds }, deadline).await?;
+        if written.is_null() {
+            return Ok(false);
+        }
+        self.judge(acks)?;
+        Ok(true)
+    }
+
+    /// Waits for the replicas of a record that is there: an earlier attempt wrote it, and was not told.
+    pub(super) async fn confirm(&self, key: &str, ttl_seconds: i64, deadline: Instant) -> Result<(), StoreError> {
+        let (_, acks) = self.write(Write::Touch { key, ttl_seconds }, deadline).await?;
+        self.judge(acks)
+    }
+
+    async fn write(&self, write: Write<'_>, deadline: Instant) -> Result<(Value, i64), StoreError> {
+        let patience = match self.on_missing {
+            OnMissingAcks::Degrade if self.was_lately(&self.missed, MISSED_LATELY) => IMPATIENCE,
+            OnMissingAcks::Degrade | OnMissingAcks::Fail => PATIENCE,
+        };
+        let attempt = Confirmed { write, acks: self.acks, patience, longest: self.write_timeout };
+        retrying(&self.pool, self.pool.next(), &attempt, deadline).await
+    }
+
+    fn judge(&self, acks: i64) -> Result<(), StoreError> {
+        if acks >= i64::from(self.acks) {
+            return Ok(());
+        }
+        self.note(&self.missed);
+        if self.on_missing == OnMissingAcks::Fail {
+            return Err(StoreError::Unavailable(format!("{acks} of {} replicas have the record", self.acks)));
+        }
+        if !self.was_lately(&self.warned, WARN_EVERY) {
+            self.note(&self.warned);
+            tracing::warn!(acks, wanted = self.acks, "RedisStore: records count as written without their replicas");
+        }
+        Ok(())
+    }
+
+    fn note(&self, moment: &AtomicU64) {
+        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        moment.store(now, Ordering::Relaxed);
+    }
+
+    fn was_lately(&self, moment: &AtomicU64, within: Duration) -> bool {
+        let at = moment.load(Ordering::Relaxed);
+        at > 0 && self.born.elapsed().saturating_sub(Duration::from_millis(at)) < within
+    }
+}

@@ -1,0 +1,345 @@
+//! Records in Redis: one server, one behind Sentinels, or a cluster. The only place that imports fred.
+//!
+//! A record lies under `{key_prefix}response:{id}` as one JSON document, written by one `SET … EX ttl NX`. All records of
+//! a load are asked for at once by one client, which pipelines them per node: a chain of any depth takes two dependent
+//! round trips, and `GETEX` starts their time to live anew in the same ones. Redis 6.2 or newer.
+//!
+//! # What fred 10.1.0 does, and what is done about it
+//! Each was reproduced on a real cluster and traced to fred's source; hence the exact pin.
+//! 1. Following ASK reads a reply off a connection that others' commands are on: replies shift, and a GET gets another
+//!    key's value. So fred follows no redirection ([`client`]), commands are sent again here ([`command`]), and a record
+//!    that carries another id than its key is refused (`Record::decode`).
+//! 2. An error can end a client's task for good, and fred's pool goes on using it. So clients are watched, probed and
+//!    replaced ([`pool`], [`link`]).
+//! 3. A bound on its queue hangs the client after the first rejection. So the bound is here ([`command`]).
+//! 4. A hung node is never noticed while there is traffic. So commands without answer make the clients ask for the
+//!    slots anew ([`pool`]).
+//! 5. While a client reconnects to one node it answers nobody. What waits longer than `breaker_seconds` for all clients
+//!    fails at once.
+//!
+//! Every operation runs in a task of its own, which holds its share of the bounds until the last of its commands has
+//! ended: a caller may be dropped, a command inside fred may not be forgotten.
+
+mod client;
+mod codec;
+mod command;
+mod durability;
+mod eviction;
+mod failure;
+mod link;
+mod pool;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fred::types::Value;
+use futures_util::future::join_all;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use self::client::Clients;
+pub use self::client::RedisConfigError;
+use self::command::{Command, Commands};
+use self::durability::Durability;
+use self::pool::{Pool, Presence};
+use super::{Record, ResponseStore, StoreError, Touch};
+use crate::config::{Compression, Redis};
+use crate::id::ResponseId;
+
+/// How long a start waits for Redis, so that a router that can be ready is. Without Redis it goes on after that.
+const START_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Operations end so much before the callers' own deadline, in time for the reason to be told.
+const MARGIN: Duration = Duration::from_millis(100);
+
+/// How long the server may take to say that it is ready.
+const READY_PATIENCE: Duration = Duration::from_millis(700);
+
+/// More bytes of JSON than this are read or packed on a thread that may block: a third of a millisecond's work.
+const BLOCKING_BYTES: usize = 256 * 1024;
+
+/// A store in Redis.
+pub struct RedisStore {
+    shared: Arc<Shared>,
+    tasks: TaskTracker,
+    _stop: DropGuard,
+}
+
+/// What operations need that outlive their callers.
+struct Shared {
+    pool: Arc<Pool>,
+    commands: Commands,
+    durability: Option<Durability>,
+    key_prefix: String,
+    ttl_seconds: i64,
+    compression: Compression,
+    deadline: Duration,
+}
+
+impl RedisStore {
+    /// A store that connects in the background and keeps at it. It waits a moment for Redis, and does not need it: until
+    /// it comes, operations fail and [`ResponseStore::ready`] says so.
+    ///
+    /// `ttl` counts in whole seconds. `deadline` is the longest that any operation takes.
+    ///
+    /// # Errors
+    /// When the config cannot be used, whether or not there is a server.
+    pub async fn open(redis: &Redis, ttl: Duration, deadline: Duration) -> Result<Self, RedisConfigError> {
+        let deadline = deadline - MARGIN.min(deadline / 4);
+        let clients = Clients::new(redis, deadline)?;
+        let refused = |error: fred::error::Error| RedisConfigError::Refused(error.to_string());
+        let pool_size = redis.pool_size.get();
+        if redis.cluster_mode {
+            let nodes = redis.cluster_addresses.len();
+            tracing::info!("RedisStore: creating cluster client (nodes={nodes}, pool_size={pool_size})");
+        } else if let Some(service) = &redis.sentinel_service {
+            let nodes = redis.sentinel_addresses.len();
+            tracing::info!("RedisStore: creating client (sentinels={nodes}, service={service}, pool_size={pool_size})");
+        } else {
+            let address = &redis.address;
+            tracing::info!("RedisStore: creating client (address={address}, pool_size={pool_size})");
+        }
+
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        // A client carries many commands at once: more of them than cores make it slower.
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let size = pool_size.min(cores.max(2));
+        let pool = Pool::start(clients.clone(), size, redis.breaker_seconds, &stop, &tasks).map_err(refused)?;
+        let durability = if redis.min_replica_acks == 0 {
+            None
+        } else {
+            let size = pool_size.min(durability::CLIENTS);
+            let waiting = Pool::start(clients, size, redis.breaker_seconds, &stop, &tasks).map_err(refused)?;
+            Some(Durability::new(waiting, redis.min_replica_acks, redis.on_missing_acks, redis.write_timeout))
+        };
+        let shared = Arc::new(Shared {
+            commands: Commands::new(
+                Arc::clone(&pool),
+                pool_size.saturating_mul(command::IN_FLIGHT_PER_POOL_SIZE),
+                redis.max_pending_bytes.get(),
+                redis.read_timeout,
+                redis.write_timeout,
+            ),
+            pool,
+            durability,
+            key_prefix: redis.key_prefix.clone(),
+            ttl_seconds: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).max(1),
+            compression: redis.compression,
+            deadline,
+        });
+        let welcome = format!(
+            "RedisStore: initialized successfully (cluster_mode={}, key_prefix={}, ttl={})",
+            redis.cluster_mode,
+            redis.key_prefix,
+            in_go(ttl)
+        );
+        let arrival = tasks.spawn(welcome_redis(Arc::clone(&shared.pool), welcome));
+        if tokio::time::timeout(START_PATIENCE, arrival).await.is_err() {
+            tracing::warn!("RedisStore: Redis does not answer yet, starting without it");
+        }
+        Ok(Self { shared, tasks, _stop: stop.drop_guard() })
+    }
+
+    /// Runs an operation in a task of its own. Fails at once while Redis is away, and as soon as that is known.
+    async fn run<T: Send + 'static>(
+        &self,
+        operation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let away = || StoreError::Unavailable("Redis does not answer".to_owned());
+        let mut presence = self.shared.pool.presence();
+        if *presence.borrow() == Presence::Away {
+            return Err(away());
+        }
+        let task = self.tasks.spawn(operation);
+        tokio::select! {
+            biased;
+            done = task => done.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string()))),
+            _ = presence.wait_for(|presence| *presence == Presence::Away) => Err(away()),
+        }
+    }
+}
+
+/// Tells when Redis is there, and what to know of it.
+async fn welcome_redis(pool: Arc<Pool>, welcome: String) {
+    if pool.presence().wait_for(|presence| *presence == Presence::Here).await.is_ok() {
+        tracing::info!("{welcome}");
+        eviction::warn_of_full_memory(&pool.next()).await;
+    }
+}
+
+#[async_trait]
+impl ResponseStore for RedisStore {
+    async fn put(&self, record: Arc<Record>) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        self.run(async move { shared.put(record).await }).await
+    }
+
+    async fn load(&self, ids: &[ResponseId], touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (shared, ids) = (Arc::clone(&self.shared), ids.to_vec());
+        self.run(async move { shared.load(ids, touch).await }).await
+    }
+
+    async fn delete(&self, id: &ResponseId) -> Result<bool, StoreError> {
+        let (shared, key) = (Arc::clone(&self.shared), self.shared.key(id));
+        self.run(async move { shared.delete(key).await }).await
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        match *self.shared.pool.presence().borrow() {
+            Presence::Here => {}
+            Presence::Starting | Presence::Away => {
+                return Err(StoreError::Unavailable("Redis does not answer".to_owned()));
+            }
+        }
+        // Any server's answer will do: one shard that fails over must not take every router out of service.
+        let link = self.shared.pool.next();
+        let slot = rand::random_range(0..16_384);
+        match tokio::time::timeout(READY_PATIENCE, link.ping(slot)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) if failure::is_answer(&error, link.is_clustered()) => Err(failure::store_error(&error)),
+            // Presence says that some server answered a moment ago.
+            Ok(Err(_)) | Err(_) if link.is_clustered() => Ok(()),
+            Ok(Err(error)) => Err(failure::store_error(&error)),
+            Err(_) => Err(StoreError::Timeout),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+}
+
+impl Shared {
+    fn key(&self, id: &ResponseId) -> String {
+        format!("{}response:{id}", self.key_prefix)
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.deadline
+    }
+
+    async fn put(&self, record: Arc<Record>) -> Result<(), StoreError> {
+        let deadline = self.deadline();
+        let (key, ttl_seconds) = (self.key(&record.id), self.ttl_seconds);
+        let _room = self.commands.room(1, record.payload_bytes(), deadline).await?;
+        let (packed, compression) = (Arc::clone(&record), self.compression);
+        let value = maybe_blocking(record.payload_bytes(), move || codec::pack(packed.encode(), compression)).await?;
+        loop {
+            let written = match &self.durability {
+                Some(durability) => durability.create(&key, &value, ttl_seconds, deadline).await?,
+                None => {
+                    let create = Command::Create { key: key.clone(), value: value.clone(), ttl_seconds };
+                    !self.commands.run(self.commands.link(), &create, deadline).await?.is_null()
+                }
+            };
+            if written {
+                return Ok(());
+            }
+            // There is something. A first attempt whose answer was lost looks like this too.
+            let read = Command::Read { key: key.clone() };
+            let Some(found) = bytes(self.commands.run(self.commands.link(), &read, deadline).await?)? else {
+                if Instant::now() >= deadline {
+                    return Err(StoreError::Timeout);
+                }
+                continue;
+            };
+            let wanted = Arc::clone(&record);
+            let same = maybe_blocking(found.len(), move || {
+                let found = codec::unpack(found)?;
+                Ok(Record::decode(&wanted.id, &found).is_ok_and(|found| found == *wanted))
+            });
+            return match (same.await?, &self.durability) {
+                (true, Some(durability)) => durability.confirm(&key, ttl_seconds, deadline).await,
+                (true, None) => Ok(()),
+                (false, _) => Err(StoreError::Conflict),
+            };
+        }
+    }
+
+    async fn load(&self, ids: Vec<ResponseId>, touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+        let deadline = self.deadline();
+        let _room = self.commands.room(ids.len(), 0, deadline).await?;
+        // One client for all: they go out together.
+        let link = self.commands.link();
+        let replies = ids.iter().map(|id| {
+            let (key, link) = (self.key(id), Arc::clone(&link));
+            async move {
+                let command = match touch {
+                    Touch::Keep => Command::Read { key },
+                    Touch::Refresh => Command::ReadAndTouch { key, ttl_seconds: self.ttl_seconds },
+                };
+                bytes(self.commands.run(link, &command, deadline).await?)
+            }
+        });
+        let replies = join_all(replies).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let total = replies.iter().flatten().map(Bytes::len).sum();
+        maybe_blocking(total, move || {
+            let records = ids.iter().zip(replies).map(|(id, reply)| {
+                let Some(stored) = reply else { return Ok(None) };
+                Ok(Some(Arc::new(Record::decode(id, &codec::unpack(stored)?)?)))
+            });
+            records.collect()
+        })
+        .await
+    }
+
+    async fn delete(&self, key: String) -> Result<bool, StoreError> {
+        let deadline = self.deadline();
+        let _room = self.commands.room(1, 0, deadline).await?;
+        let reply = self.commands.run(self.commands.link(), &Command::Remove { key }, deadline).await?;
+        let removed =
+            reply.as_i64().ok_or_else(|| StoreError::Corrupt("a removal was answered strangely".to_owned()))?;
+        Ok(removed > 0)
+    }
+}
+
+/// What lies under a key; null is nothing.
+fn bytes(reply: Value) -> Result<Option<Bytes>, StoreError> {
+    match reply {
+        Value::Null => Ok(None),
+        Value::Bytes(bytes) => Ok(Some(bytes)),
+        Value::String(text) => Ok(Some(text.into_inner())),
+        _ => Err(StoreError::Corrupt("a read was answered strangely".to_owned())),
+    }
+}
+
+/// Does work on so many bytes, where it does not hold up other tasks.
+async fn maybe_blocking<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    if bytes <= BLOCKING_BYTES {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())))
+}
+
+/// A duration as Go prints it: `24h0m0s`.
+fn in_go(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_told_as_the_guide_tells_them() {
+        for (seconds, expected) in [(86400, "24h0m0s"), (90, "1m30s"), (59, "59s"), (3600, "1h0m0s"), (0, "0s")] {
+            assert_eq!(in_go(Duration::from_secs(seconds)), expected);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What only a real Redis shows: bytes on the wire, outages, moving slots.
+
+mod failover;
+mod outage;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use responses_router::config::Redis;
+use responses_router::id::ResponseId;
+use responses_router::store::{Ancestors, ChainLimits, Record, RedisStore, ResponseStore, StoreError, Touch};
+use serde_json::value::RawValue;
+
+const TTL: Duration = Duration::from_secs(600);
+const DEADLINE: Duration = Duration::from_secs(5);
+const LIMITS: ChainLimits = ChainLimits { max_depth: 1000, max_bytes: 64 << 20 };
+
+async fn open(config: &Redis) -> Arc<dyn ResponseStore> {
+    Arc::new(RedisStore::open(config, TTL, DEADLINE).await.unwrap())
+}
+
+fn raw(text: String) -> Box<RawValue> {
+    RawValue::from_string(text).unwrap()
+}
+
+/// A turn after these, of about so many bytes.
+fn turn(ancestors: &[ResponseId], bytes: usize) -> Arc<Record> {
+    let id = ResponseId::from_bits(rand::random());
+    let ancestors = Ancestors::Listed(ancestors.to_vec());
+    let text = "words of a turn ".repeat(bytes / 16 + 1);
+    let input = vec![raw(format!("{{\"id\":\"msg_{id}\",\"content\":\"{text}\"}}"))];
+    Arc::new(Record { response: raw(format!("{{\"id\":\"{id}\",\"object\":\"response\"}}")), id, ancestors, input })
+}
+
+/// A chain of so many turns, written all at once.
+async fn chain(store: &Arc<dyn ResponseStore>, turns: usize, bytes: usize) -> Vec<Arc<Record>> {
+    let mut ids = Vec::new();
+    let mut records = Vec::new();
+    for _ in 0..turns {
+        let record = turn(&ids, bytes);
+        ids.push(record.id.clone());
+        records.push(record);
+    }
+    for some in records.chunks(100) {
+        let writes = some.iter().map(|record| store.put(Arc::clone(record)));
+        for written in futures_util::future::join_all(writes).await {
+            written.unwrap();
+        }
+    }
+    records
+}
+
+async fn read(store: &Arc<dyn ResponseStore>, id: &ResponseId) -> Result<Option<Arc<Record>>, StoreError> {
+    Ok(store.load(std::slice::from_ref(id), Touch::Keep).await?.remove(0))
+}

@@ -1,0 +1,143 @@
+//! One server that comes, hangs and goes. An outage is an error, soon told, and never a missing record.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use responses_router::config::{OnMissingAcks, Redis};
+use responses_router::store::{HistoryError, RedisStore, ResponseStore, StoreError, history};
+
+use super::{DEADLINE, LIMITS, TTL, open, read, turn};
+use crate::support::redis::Server;
+
+/// Until the store is ready; says how long that took.
+async fn until_ready(store: &Arc<dyn ResponseStore>) -> Duration {
+    let started = Instant::now();
+    while store.ready().await.is_err() {
+        assert!(started.elapsed() < Duration::from_secs(20), "not ready");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    started.elapsed()
+}
+
+fn impatient(server: &Server) -> Redis {
+    Redis { breaker_seconds: Duration::from_secs(1), ..server.config() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_opened_without_redis_fails_fast_and_is_ready_when_redis_comes() {
+    let mut server = Server::later();
+    let store = open(&impatient(&server)).await;
+    assert!(store.ready().await.is_err());
+    let record = turn(&[], 1);
+    let started = Instant::now();
+    for _ in 0..20 {
+        let error = store.put(Arc::clone(&record)).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    server.restart();
+    let took = until_ready(&store).await;
+    eprintln!("ready {took:?} after Redis came");
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    store.put(Arc::clone(&record)).await.unwrap();
+    assert_eq!(read(&store, &record.id).await.unwrap().unwrap(), record);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_gone_is_unavailable_and_never_a_missing_record() {
+    let mut server = Server::start(&[]);
+    let store = open(&impatient(&server)).await;
+    let record = turn(&[], 1);
+    store.put(Arc::clone(&record)).await.unwrap();
+    server.kill();
+    let started = Instant::now();
+    let mut fast = 0;
+    while started.elapsed() < Duration::from_secs(3) {
+        let asked = Instant::now();
+        let error = history(&*store, &record.id, LIMITS).await.unwrap_err();
+        assert!(matches!(&error, HistoryError::Store(error) if error.is_transient()), "{error}");
+        assert!(store.delete(&record.id).await.unwrap_err().is_transient());
+        fast += u32::from(asked.elapsed() < Duration::from_millis(50));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(fast > 20, "only {fast} failed at once");
+    assert!(store.ready().await.is_err());
+    server.restart();
+    let took = until_ready(&store).await;
+    eprintln!("ready {took:?} after Redis came back");
+    assert_eq!(read(&store, &record.id).await.unwrap().unwrap(), record);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_times_out_and_is_used_again() {
+    let server = Server::start(&[]);
+    let store = Arc::new(RedisStore::open(&impatient(&server), TTL, Duration::from_secs(2)).await.unwrap());
+    let store: Arc<dyn ResponseStore> = store;
+    let record = turn(&[], 1);
+    store.put(Arc::clone(&record)).await.unwrap();
+    server.pause();
+    let started = Instant::now();
+    assert!(read(&store, &record.id).await.unwrap_err().is_transient());
+    assert!(started.elapsed() < Duration::from_millis(2500), "{:?}", started.elapsed());
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert!(matches!(read(&store, &record.id).await, Err(StoreError::Unavailable(_))));
+    server.resume();
+    let took = until_ready(&store).await;
+    eprintln!("ready {took:?} after Redis went on");
+    assert_eq!(read(&store, &record.id).await.unwrap().unwrap(), record);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_cut_lose_nothing() {
+    let server = Server::start(&[]);
+    let store = open(&server.config()).await;
+    for round in 0..10 {
+        let records: Vec<_> = (0..20).map(|_| turn(&[], 100)).collect();
+        let writes = records.iter().map(|record| store.put(Arc::clone(record)));
+        let cut = async {
+            tokio::task::spawn_blocking({
+                let port = server.port;
+                move || crate::support::redis::cli(port, &["CLIENT", "KILL", "TYPE", "normal"])
+            })
+            .await
+            .unwrap()
+        };
+        let (written, _) = tokio::join!(futures_util::future::join_all(writes), cut);
+        for result in written {
+            result.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+        for record in &records {
+            assert_eq!(read(&store, &record.id).await.unwrap().unwrap(), *record);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dropped_callers_leave_the_store_usable() {
+    let server = Server::start(&[]);
+    let config = Redis { pool_size: 1.try_into().unwrap(), min_idle_conns: 0, ..server.config() };
+    let store = open(&config).await;
+    for _ in 0..500 {
+        let record = turn(&[], 1000);
+        let dropped = tokio::time::timeout(Duration::from_micros(50), store.put(Arc::clone(&record))).await;
+        drop(dropped);
+    }
+    let record = turn(&[], 1);
+    tokio::time::timeout(DEADLINE, store.put(Arc::clone(&record))).await.unwrap().unwrap();
+    assert_eq!(read(&store, &record.id).await.unwrap().unwrap(), record);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_replica_acks_are_missed_as_configured() {
+    let server = Server::start(&[]);
+    let config = Redis { min_replica_acks: 1, ..server.config() };
+    let strict = open(&Redis { on_missing_acks: OnMissingAcks::Fail, ..config.clone() }).await;
+    let error = strict.put(turn(&[], 1)).await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("0 of 1"), "{error}");
+    let lenient = open(&Redis { on_missing_acks: OnMissingAcks::Degrade, ..config }).await;
+    let started = Instant::now();
+    for _ in 0..20 {
+        lenient.put(turn(&[], 1)).await.unwrap();
+    }
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}

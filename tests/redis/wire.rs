@@ -1,0 +1,229 @@
+//! What Redis sees: keys, values, commands and how many round trips they take.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use responses_router::config::{Compression, Redis};
+use responses_router::id::ResponseId;
+use responses_router::store::{Ancestors, HistoryError, RedisStore, StoreError, Touch, history};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::TaskTracker;
+
+use super::{DEADLINE, LIMITS, chain, open, read, turn};
+use crate::support::redis::{Cluster, Server};
+
+fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| Server::start(&[]))
+}
+
+fn key(config: &Redis, id: &ResponseId) -> String {
+    format!("{}response:{id}", config.key_prefix)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_is_one_document_that_a_person_can_read() {
+    let config = server().config();
+    let store = open(&config).await;
+    let record = turn(&[], 2000);
+    store.put(Arc::clone(&record)).await.unwrap();
+    let value = server().cli(&["GET", &key(&config, &record.id)]);
+    assert_eq!(value.trim_end().as_bytes(), record.encode());
+    let ttl: u64 = server().cli(&["TTL", &key(&config, &record.id)]).trim().parse().unwrap();
+    assert!((590..=600).contains(&ttl), "{ttl}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_kinds_of_value_are_read_whatever_the_setting() {
+    let plain = server().config();
+    let packed = Redis { compression: Compression::Zstd, ..plain.clone() };
+    let (plain_store, packed_store) = (open(&plain).await, open(&packed).await);
+    for (writer, reader) in [(&plain_store, &packed_store), (&packed_store, &plain_store)] {
+        let record = turn(&[], 5000);
+        writer.put(Arc::clone(&record)).await.unwrap();
+        assert_eq!(read(reader, &record.id).await.unwrap().unwrap(), record);
+        // And one counts as the other when it is written again.
+        reader.put(record).await.unwrap();
+    }
+    let record = turn(&[], 5000);
+    packed_store.put(Arc::clone(&record)).await.unwrap();
+    let length: usize = server().cli(&["STRLEN", &key(&plain, &record.id)]).trim().parse().unwrap();
+    assert!(length < record.encode().len() / 2, "{length}");
+}
+
+/// Passes bytes on after a pause, and counts the bursts of them from the client.
+async fn slow_proxy(to: u16, pause: Duration, bursts: Arc<AtomicUsize>, tasks: TaskTracker) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tasks.clone().spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+            let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+                (client.into_split(), server.into_split());
+            let bursts = Arc::clone(&bursts);
+            tasks.spawn(async move {
+                let mut buffer = vec![0; 1 << 20];
+                while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
+                    bursts.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(pause).await;
+                    if to_server.write_all(&buffer[..length]).await.is_err() {
+                        break;
+                    }
+                }
+            });
+            tasks.spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_of_a_thousand_turns_takes_two_dependent_round_trips_and_refreshes_every_turn() {
+    const PAUSE: Duration = Duration::from_millis(400);
+    let server = Server::start(&[]);
+    let config = server.config();
+    let store = open(&config).await;
+    let records = chain(&store, 1000, 100).await;
+    for record in &records {
+        server.cli(&["EXPIRE", &key(&config, &record.id), "50"]);
+    }
+
+    let port = slow_proxy(server.port, PAUSE, Arc::default(), TaskTracker::new()).await;
+    let slow = Redis { address: format!("127.0.0.1:{port}").parse().unwrap(), ..config.clone() };
+    let slow = Arc::new(RedisStore::open(&slow, super::TTL, 4 * DEADLINE).await.unwrap());
+    slow.load(&[turn(&[], 1).id.clone()], Touch::Keep).await.unwrap();
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    let started = Instant::now();
+    let loaded = history(&*slow, &records[999].id, LIMITS).await.unwrap();
+    let took = started.elapsed();
+    assert_eq!(loaded.records, records);
+    // Two rounds wait for the proxy twice. A third would too; what is read in several bursts may wait for some more.
+    eprintln!("1000 turns behind {PAUSE:?} of delay: {took:?}, {} GETEX", server.calls("getex"));
+    assert!(took >= 2 * PAUSE, "{took:?}");
+    assert!(took < 2 * PAUSE + 4 * PAUSE, "{took:?}");
+    assert_eq!((server.calls("getex"), server.calls("get"), server.calls("expire")), (1000, 0, 0));
+    for record in &records {
+        let ttl: u64 = server.cli(&["TTL", &key(&config, &record.id)]).trim().parse().unwrap();
+        assert!(ttl > 500, "{ttl}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_the_go_router_wrote_is_walked() {
+    let config = server().config();
+    let store = open(&config).await;
+    let mut previous = String::new();
+    let mut ids = Vec::new();
+    for turn in 0..3 {
+        let id = ResponseId::from_bits(rand::random());
+        let document = format!(
+            "{{\"id\":\"{id}\",\"object\":\"response\",\"created_at\":1700000000,\"model\":\"m\",\"status\":\"completed\",\
+             \"input\":[{{\"type\":\"message\",\"role\":\"user\",\"content\":\"turn {turn}\"}}],\"output\":[],\
+             \"output_text\":\"hello\",\"previous_response_id\":\"{previous}\",\"ttl\":\"0001-01-01T00:00:00Z\"}}"
+        );
+        server().cli(&["SET", &key(&config, &id), &document, "EX", "50"]);
+        previous = id.to_string();
+        ids.push(id);
+    }
+    let loaded = history(&*store, &ids[2], LIMITS).await.unwrap();
+    assert_eq!(loaded.ancestors_of_child(), ids);
+    assert_eq!(loaded.records[1].ancestors, Ancestors::Walk(Some(ids[0].clone())));
+    server().cli(&["DEL", &key(&config, &ids[0])]);
+    assert!(matches!(history(&*store, &ids[2], LIMITS).await, Err(HistoryError::AncestorMissing)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_record_is_corrupt_and_never_missing() {
+    let config = server().config();
+    let store = open(&config).await;
+    let (list, text, other) = (turn(&[], 1), turn(&[], 1), turn(&[], 1));
+    server().cli(&["LPUSH", &key(&config, &list.id), "x"]);
+    server().cli(&["SET", &key(&config, &text.id), "x"]);
+    // Another key's reply, as a crossed connection would bring it.
+    server().cli(&["SET", &key(&config, &other.id), &String::from_utf8(text.encode()).unwrap()]);
+    for record in [&list, &text, &other] {
+        for touch in [Touch::Keep, Touch::Refresh] {
+            let loaded = store.load(&[record.id.clone(), turn(&[], 1).id.clone()], touch).await;
+            assert!(matches!(loaded, Err(StoreError::Corrupt(_))), "{loaded:?}");
+        }
+    }
+    assert!(matches!(store.put(Arc::clone(&other)).await, Err(StoreError::Conflict)));
+    assert!(matches!(store.put(list).await, Err(StoreError::Corrupt(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn full_memory_refuses_writes_and_serves_reads() {
+    let server = Server::start(&[("maxmemory-policy", "noeviction")]);
+    let store = open(&server.config()).await;
+    let record = turn(&[], 1000);
+    store.put(Arc::clone(&record)).await.unwrap();
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = store.put(turn(&[], 1000)).await.unwrap_err();
+    assert!(refused.is_transient() && refused.to_string().contains("OOM"), "{refused}");
+    assert_eq!(read(&store, &record.id).await.unwrap().unwrap(), record);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_a_password_and_a_database_are_used() {
+    let socket = std::env::temp_dir().join(format!("responses-router-{}.sock", std::process::id()));
+    let socket = socket.display().to_string();
+    let server = Server::start(&[("unixsocket", &socket)]);
+    server.cli(&["ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all"]);
+    server.cli(&["CONFIG", "SET", "requirepass", "other"]);
+    let config = Redis {
+        address: format!("unix:{socket}").parse().unwrap(),
+        username: Some("app".to_owned()),
+        password: Some("secret".into()),
+        db: 3,
+        ..server.config()
+    };
+    let store = open(&config).await;
+    let record = turn(&[], 1);
+    store.put(Arc::clone(&record)).await.unwrap();
+    assert_eq!(read(&store, &record.id).await.unwrap().unwrap(), record);
+    let found = server.cli(&["-a", "other", "--no-auth-warning", "-n", "3", "EXISTS", &key(&config, &record.id)]);
+    assert_eq!(found.trim(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_cluster_a_record_lies_on_one_master_and_its_replica() {
+    let cluster = Cluster::shared();
+    let config = Redis { min_replica_acks: 1, ..cluster.config() };
+    let store = open(&config).await;
+    let record = turn(&[], 1);
+    store.put(Arc::clone(&record)).await.unwrap();
+    let holds = |node: &&Server| !node.cli(&["KEYS", &key(&config, &record.id)]).trim().is_empty();
+    assert_eq!(cluster.nodes.iter().filter(holds).count(), 2);
+    // A repeated write waits for the replica too.
+    store.put(Arc::clone(&record)).await.unwrap();
+    assert!(matches!(store.put(Arc::new((*turn(&[], 1)).clone())).await, Ok(())));
+}
+
+/// The table of the README: `cargo test --release --test it load_times -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn load_times_of_chains() {
+    let cluster = Cluster::shared();
+    let store = open(&cluster.config()).await;
+    println!("| turns | history | walk of single GETs |\n|---|---|---|");
+    for turns in [1, 10, 50, 200] {
+        let records = chain(&store, turns, 2000).await;
+        let parent = &records[turns - 1].id;
+        let (mut at_once, mut walked) = (Vec::new(), Vec::new());
+        for _ in 0..40 {
+            let started = Instant::now();
+            assert_eq!(history(&*store, parent, LIMITS).await.unwrap().records.len(), turns);
+            at_once.push(started.elapsed());
+            let started = Instant::now();
+            for record in records.iter().rev() {
+                read(&store, &record.id).await.unwrap().unwrap();
+            }
+            walked.push(started.elapsed());
+        }
+        at_once.sort();
+        walked.sort();
+        println!("| {turns} | {:?} | {:?} |", at_once[20], walked[20]);
+    }
+}

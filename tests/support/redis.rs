@@ -1,0 +1,264 @@
+//! Real redis-server processes on loopback: one, or a cluster of six.
+//!
+//! Each runs under a shell that ends it and removes its directory as soon as the shell's standard input closes: when the
+//! server is dropped, and when this process ends in whatever way.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use responses_router::config::{Redis, RedisAddress};
+
+/// How long a cluster's node must be silent before the others take over.
+pub(crate) const NODE_TIMEOUT: Duration = Duration::from_secs(2);
+
+const PATIENCE: Duration = Duration::from_secs(40);
+
+const KEEPER: &str = r#"
+dir=$1; shift
+redis-server "$@" >/dev/null 2>&1 &
+server=$!
+echo $server
+if read -r keep; then kill -KILL $server; else kill -KILL $server; rm -rf "$dir"; fi
+"#;
+
+/// One redis-server.
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    dir: PathBuf,
+    settings: Vec<String>,
+    keeper: Option<(Child, ChildStdin, String)>,
+}
+
+impl Server {
+    /// A server that answers, with these settings of redis.conf beside ours.
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
+        let server = Self::start_at(free_port(), settings);
+        server.wait_until_it_answers();
+        server
+    }
+
+    /// A server that is not there yet; [`Server::restart`] starts it.
+    pub(crate) fn later() -> Self {
+        let mut server = Self::start(&[]);
+        server.end(true);
+        server
+    }
+
+    fn start_at(port: u16, settings: &[(&str, &str)]) -> Self {
+        let dir = std::env::temp_dir().join(format!("responses-router-redis-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (port_text, dir_text) = (port.to_string(), dir.display().to_string());
+        let ours = [
+            ("port", port_text.as_str()),
+            ("bind", "127.0.0.1"),
+            ("dir", &dir_text),
+            ("save", ""),
+            ("appendonly", "yes"),
+            ("appendfsync", "everysec"),
+            ("repl-diskless-sync-delay", "0"),
+            ("repl-ping-replica-period", "1"),
+            ("enable-debug-command", "yes"),
+        ];
+        let settings = ours.iter().chain(settings).flat_map(|(key, value)| [format!("--{key}"), (*value).to_owned()]);
+        let mut server = Self { port, dir, settings: settings.collect(), keeper: None };
+        server.run();
+        server
+    }
+
+    fn run(&mut self) {
+        let mut keeper = Command::new("sh")
+            .args(["-c", KEEPER, "keeper"])
+            .arg(&self.dir)
+            .args(&self.settings)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = keeper.stdin.take().unwrap();
+        let mut pid = String::new();
+        BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+        self.keeper = Some((keeper, stdin, pid.trim().to_owned()));
+    }
+
+    fn end(&mut self, keep: bool) {
+        let Some((mut keeper, mut stdin, _)) = self.keeper.take() else { return };
+        if keep {
+            let _ = stdin.write_all(b"keep\n");
+        }
+        drop(stdin);
+        let _ = keeper.wait();
+    }
+
+    /// Ends it as by a crash; what it has on disk stays.
+    pub(crate) fn kill(&mut self) {
+        self.end(true);
+    }
+
+    /// Starts it again over what it had on disk.
+    pub(crate) fn restart(&mut self) {
+        self.end(true);
+        self.run();
+        self.wait_until_it_answers();
+    }
+
+    fn signal(&self, signal: &str) {
+        let (_, _, pid) = self.keeper.as_ref().unwrap();
+        assert!(Command::new("kill").args([signal, pid]).status().unwrap().success());
+    }
+
+    /// Makes it hang.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn wait_until_it_answers(&self) {
+        if !try_until(PATIENCE, || self.cli(&["PING"]).trim() == "PONG") {
+            panic!("no redis-server answers: `apt-get install redis-server` brings redis-server and redis-cli");
+        }
+    }
+
+    /// What redis-cli prints for a command.
+    pub(crate) fn cli(&self, args: &[&str]) -> String {
+        cli(self.port, args)
+    }
+
+    /// A counter of `INFO`.
+    pub(crate) fn info(&self, section: &str, field: &str) -> Option<String> {
+        let info = self.cli(&["INFO", section]);
+        info.lines().find_map(|line| Some(line.trim_end().strip_prefix(field)?.strip_prefix(':')?.to_owned()))
+    }
+
+    /// How often the server carried a command out since `CONFIG RESETSTAT`.
+    pub(crate) fn calls(&self, command: &str) -> u64 {
+        let stat = self.info("commandstats", &format!("cmdstat_{command}")).unwrap_or_default();
+        let calls = stat.split(',').find_map(|field| field.strip_prefix("calls="));
+        calls.map_or(0, |calls| calls.parse().unwrap())
+    }
+
+    /// Settings that reach it, under a prefix of their own.
+    pub(crate) fn config(&self) -> Redis {
+        Redis { address: address(self.port).to_string().parse().unwrap(), ..test_config() }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end(false);
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Three masters with a replica each.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Server>,
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Self {
+        let timeout = NODE_TIMEOUT.as_millis().to_string();
+        let settings = [("cluster-enabled", "yes"), ("cluster-node-timeout", timeout.as_str())];
+        let nodes: Vec<Server> = (0..6).map(|_| Server::start_at(free_port(), &settings)).collect();
+        for node in &nodes {
+            node.wait_until_it_answers();
+        }
+        let addresses: Vec<String> = nodes.iter().map(|node| address(node.port).to_string()).collect();
+        let mut create = vec!["--cluster", "create"];
+        create.extend(addresses.iter().map(String::as_str));
+        create.extend(["--cluster-replicas", "1", "--cluster-yes"]);
+        let told = cli(nodes[0].port, &create);
+        assert!(told.contains("All 16384 slots covered"), "{told}");
+        let cluster = Self { nodes };
+        cluster.wait_until_whole();
+        cluster
+    }
+
+    /// The one that tests share who do it no harm.
+    pub(crate) fn shared() -> &'static Self {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(Cluster::start)
+    }
+
+    /// Until every node sees all slots served and every replica has all that its master has.
+    pub(crate) fn wait_until_whole(&self) {
+        let whole = try_until(PATIENCE, || {
+            self.nodes.iter().all(|node| {
+                let info = node.cli(&["CLUSTER", "INFO"]);
+                let sees_all = ["cluster_state:ok", "cluster_slots_ok:16384", "cluster_known_nodes:6"];
+                let replication = node.cli(&["INFO", "replication"]);
+                sees_all.iter().all(|part| info.contains(part))
+                    && (replication.contains("role:master") && replication.contains("state=online")
+                        || replication.contains("master_link_status:up"))
+            })
+        });
+        assert!(whole, "the cluster does not become whole: {}", self.nodes[0].cli(&["CLUSTER", "NODES"]));
+    }
+
+    /// The nodes that are masters now, by their number here.
+    pub(crate) fn masters(&self) -> Vec<usize> {
+        let is_master = |index: &usize| self.nodes[*index].info("replication", "role").as_deref() == Some("master");
+        (0..self.nodes.len()).filter(is_master).collect()
+    }
+
+    pub(crate) fn id(&self, index: usize) -> String {
+        self.nodes[index].cli(&["CLUSTER", "MYID"]).trim().to_owned()
+    }
+
+    /// Settings that reach it, under a prefix of their own.
+    pub(crate) fn config(&self) -> Redis {
+        let cluster_addresses = self.nodes.iter().map(|node| address(node.port)).collect();
+        Redis { cluster_mode: true, cluster_addresses, ..test_config() }
+    }
+}
+
+fn test_config() -> Redis {
+    let key_prefix = format!("t{:08x}:", rand::random::<u32>());
+    Redis { key_prefix, ..Redis::default() }
+}
+
+fn address(port: u16) -> RedisAddress {
+    RedisAddress { host: "127.0.0.1".to_owned(), port }
+}
+
+/// What redis-cli prints.
+pub(crate) fn cli(port: u16, args: &[&str]) -> String {
+    let output = Command::new("redis-cli").args(["-p", &port.to_string()]).args(args).output();
+    let output = output.unwrap_or_else(|error| {
+        panic!("redis-cli: {error}; `apt-get install redis-server` brings redis-server and redis-cli")
+    });
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Whether something became true in time.
+pub(crate) fn try_until(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let started = Instant::now();
+    while !done() {
+        if started.elapsed() > patience {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    true
+}
+
+/// A port that is free, and so is the one 10000 above it, where a cluster's nodes talk.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 1000).unwrap() * 20;
+    for _ in 0..20_000 {
+        let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if [port, port + 10_000].iter().all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()) {
+            return port;
+        }
+    }
+    panic!("no port is free");
+}
