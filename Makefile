@@ -103,6 +103,10 @@ SECONDS ?= 60
 fuzz: preflight ## Fuzz the core for SECONDS a target
 	tests/fuzz/run.sh $(SECONDS)
 
+.PHONY: test-failover
+test-failover: preflight ## Run the tests that kill, hang and reshard a Redis Cluster under load
+	cargo test --test it failover_ -- --ignored --test-threads=1 --nocapture
+
 .PHONY: lint
 lint: ## Check format and lints, warnings denied
 	cargo fmt --check

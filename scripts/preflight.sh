@@ -15,6 +15,8 @@ require curl command -v curl
 # zstd and mimalloc are C libraries that Cargo builds; the headers come with libc6-dev.
 require "gcc libc6-dev" sh -c 'echo "#include <stdlib.h>" | cc -E -'
 require python3 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'
+# The tests start servers and clusters of their own.
+require redis-server sh -c 'command -v redis-server && command -v redis-cli'
 require python3-venv python3 -c 'import venv, ensurepip'
 
 if [ -n "$packages" ]; then

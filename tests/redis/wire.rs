@@ -1,14 +1,15 @@
 //! What Redis sees: keys, values, commands and how many round trips they take.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use responses_router::config::{Compression, Redis};
 use responses_router::id::ResponseId;
-use responses_router::store::{Ancestors, HistoryError, RedisStore, StoreError, Touch, history};
+use responses_router::store::{Ancestors, HistoryError, RedisStore, ResponseStore as _, StoreError, Touch, history};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::{DEADLINE, LIMITS, chain, open, read, turn};
@@ -53,24 +54,30 @@ async fn both_kinds_of_value_are_read_whatever_the_setting() {
     assert!(length < record.encode().len() / 2, "{length}");
 }
 
-/// Passes bytes on after a pause, and counts the bursts of them from the client.
-async fn slow_proxy(to: u16, pause: Duration, bursts: Arc<AtomicUsize>, tasks: TaskTracker) -> u16 {
+/// A line of so many milliseconds in the client's direction to the server: what waits for an answer before it sends on
+/// pays for them, what is sent together pays once.
+async fn long_line(to: u16, delay: Arc<AtomicU64>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
+    let tasks = TaskTracker::new();
     tasks.clone().spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
             let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
                 (client.into_split(), server.into_split());
-            let bursts = Arc::clone(&bursts);
+            let (enter, mut leave) = mpsc::unbounded_channel();
+            let delay = Arc::clone(&delay);
             tasks.spawn(async move {
-                let mut buffer = vec![0; 1 << 20];
+                let mut buffer = vec![0; 64 << 10];
                 while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
-                    bursts.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(pause).await;
-                    if to_server.write_all(&buffer[..length]).await.is_err() {
-                        break;
-                    }
+                    let arrival = Instant::now() + Duration::from_millis(delay.load(Ordering::Relaxed));
+                    enter.send((arrival, buffer[..length].to_vec())).unwrap();
+                }
+            });
+            tasks.spawn(async move {
+                while let Some((arrival, bytes)) = leave.recv().await {
+                    tokio::time::sleep_until(arrival.into()).await;
+                    to_server.write_all(&bytes).await.unwrap();
                 }
             });
             tasks.spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
@@ -81,28 +88,27 @@ async fn slow_proxy(to: u16, pause: Duration, bursts: Arc<AtomicUsize>, tasks: T
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_of_a_thousand_turns_takes_two_dependent_round_trips_and_refreshes_every_turn() {
-    const PAUSE: Duration = Duration::from_millis(400);
+    const LINE: Duration = Duration::from_millis(1500);
     let server = Server::start(&[]);
-    let config = server.config();
-    let store = open(&config).await;
-    let records = chain(&store, 1000, 100).await;
+    let config = Redis { breaker_seconds: Duration::from_secs(20), ..server.config() };
+    let records = chain(&open(&config).await, 1000, 100).await;
     for record in &records {
         server.cli(&["EXPIRE", &key(&config, &record.id), "50"]);
     }
 
-    let port = slow_proxy(server.port, PAUSE, Arc::default(), TaskTracker::new()).await;
-    let slow = Redis { address: format!("127.0.0.1:{port}").parse().unwrap(), ..config.clone() };
-    let slow = Arc::new(RedisStore::open(&slow, super::TTL, 4 * DEADLINE).await.unwrap());
-    slow.load(&[turn(&[], 1).id.clone()], Touch::Keep).await.unwrap();
+    let delay = Arc::new(AtomicU64::new(0));
+    let port = long_line(server.port, Arc::clone(&delay)).await;
+    let far = Redis { address: format!("127.0.0.1:{port}").parse().unwrap(), ..config.clone() };
+    let store = RedisStore::open(&far, super::TTL, 4 * DEADLINE).await.unwrap();
+    store.ready().await.unwrap();
     server.cli(&["CONFIG", "RESETSTAT"]);
+    delay.store(u64::try_from(LINE.as_millis()).unwrap(), Ordering::Relaxed);
     let started = Instant::now();
-    let loaded = history(&*slow, &records[999].id, LIMITS).await.unwrap();
+    let loaded = history(&store, &records[999].id, LIMITS).await.unwrap();
     let took = started.elapsed();
     assert_eq!(loaded.records, records);
-    // Two rounds wait for the proxy twice. A third would too; what is read in several bursts may wait for some more.
-    eprintln!("1000 turns behind {PAUSE:?} of delay: {took:?}, {} GETEX", server.calls("getex"));
-    assert!(took >= 2 * PAUSE, "{took:?}");
-    assert!(took < 2 * PAUSE + 4 * PAUSE, "{took:?}");
+    eprintln!("1000 turns over a line of {LINE:?}: {took:?}");
+    assert!((2 * LINE..3 * LINE).contains(&took), "{took:?}");
     assert_eq!((server.calls("getex"), server.calls("get"), server.calls("expire")), (1000, 0, 0));
     for record in &records {
         let ttl: u64 = server.cli(&["TTL", &key(&config, &record.id)]).trim().parse().unwrap();

@@ -23,8 +23,9 @@ use crate::config::{Redis, RedisAddress, RedisServer};
 /// A cluster client answers nobody while it dials a dead node, so it must not take long to give up.
 const LONGEST_CLUSTER_DIAL: Duration = Duration::from_secs(2);
 
-/// How long authentication or CLUSTER SLOTS may take: a hung node holds up the whole client for this long.
-const INTERNAL_COMMAND: Duration = Duration::from_millis(700);
+/// How long a cluster's node may take over the half dozen commands of a new connection, or over CLUSTER SLOTS: a hung
+/// node holds up the whole client for this long.
+const LONGEST_CLUSTER_HANDSHAKE: Duration = Duration::from_secs(1);
 
 /// Why no client can be made of the config, whether or not there is a server.
 #[derive(Debug, thiserror::Error)]
@@ -67,9 +68,13 @@ impl Clients {
             ..Config::default()
         });
         builder.with_connection_config(|connection| {
-            let longest_dial = if redis.cluster_mode { LONGEST_CLUSTER_DIAL } else { Duration::MAX };
-            connection.connection_timeout = redis.dial_timeout.min(longest_dial);
-            connection.internal_command_timeout = INTERNAL_COMMAND;
+            let (dial, handshake) = if redis.cluster_mode {
+                (redis.dial_timeout.min(LONGEST_CLUSTER_DIAL), LONGEST_CLUSTER_HANDSHAKE)
+            } else {
+                (redis.dial_timeout, redis.dial_timeout)
+            };
+            connection.connection_timeout = dial;
+            connection.internal_command_timeout = handshake;
             connection.max_command_attempts = redis.max_retries.saturating_add(1);
             // Defect 1: following ASK crosses replies. Our own retries follow the slot map that MOVED refreshes.
             connection.max_redirections = 0;
