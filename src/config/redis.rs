@@ -51,14 +51,14 @@ pub struct Redis {
     /// The longest that a connection may take to open; two seconds at most in a cluster, whose healthy nodes wait
     /// meanwhile. Whole seconds, at least 1. Default: 5.
     pub dial_timeout: Duration,
-    /// The longest that reading one record may take, sent and answered. Whole seconds, at least 1. Default: 3.
+    /// How long to wait for a record before asking again, within `store_deadline_ms`. Whole seconds, at least 1. Default: 3.
     pub read_timeout: Duration,
-    /// The longest that writing one record may take, sent and answered. Whole seconds, at least 1. Default: 3.
+    /// How long to wait for a write to be answered before sending it again, within `store_deadline_ms`. Whole seconds, at least 1. Default: 3.
     pub write_timeout: Duration,
     /// The most bytes of records that wait to be written at once, at least 1. Default: 268435456, 256 MiB.
     pub max_pending_bytes: NonZeroUsize,
     /// `breaker_seconds`: after how long without Redis requests fail at once instead of waiting for it. Whole seconds,
-    /// at least 1. Default: 3.
+    /// at least 1. Default: 5, in which a cluster with a node timeout of two seconds replaces a dead master.
     pub breaker_seconds: Duration,
     /// How records larger than 1 KiB are kept; both kinds are always read. Default: none.
     pub compression: Compression,
@@ -100,7 +100,7 @@ impl Default for Redis {
             read_timeout: Duration::from_secs(3),
             write_timeout: Duration::from_secs(3),
             max_pending_bytes: const { NonZeroUsize::new(256 * 1024 * 1024).unwrap() },
-            breaker_seconds: Duration::from_secs(3),
+            breaker_seconds: Duration::from_secs(5),
             compression: Compression::default(),
             min_replica_acks: 0,
             on_missing_acks: OnMissingAcks::default(),

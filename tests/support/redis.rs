@@ -209,6 +209,13 @@ impl Cluster {
         (0..self.nodes.len()).filter(is_master).collect()
     }
 
+    /// The node that replicates this master.
+    pub(crate) fn replica_of(&self, master: usize) -> usize {
+        let port = self.nodes[master].port.to_string();
+        let follows = |node: &Server| node.info("replication", "master_port").as_deref() == Some(port.as_str());
+        self.nodes.iter().position(follows).unwrap()
+    }
+
     pub(crate) fn id(&self, index: usize) -> String {
         self.nodes[index].cli(&["CLUSTER", "MYID"]).trim().to_owned()
     }
