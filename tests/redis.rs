@@ -30,7 +30,8 @@ fn turn(ancestors: &[ResponseId], bytes: usize) -> Arc<Record> {
     let ancestors = Ancestors::Listed(ancestors.to_vec());
     let text = "words of a turn ".repeat(bytes / 16 + 1);
     let input = vec![raw(format!("{{\"id\":\"msg_{id}\",\"content\":\"{text}\"}}"))];
-    Arc::new(Record { response: raw(format!("{{\"id\":\"{id}\",\"object\":\"response\"}}")), id, ancestors, input })
+    let response = raw(format!("{{\"id\":\"{id}\",\"object\":\"response\"}}"));
+    Arc::new(Record { response, id, ancestors, input, interrupted: false })
 }
 
 /// A chain of so many turns, written all at once.
