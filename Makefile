@@ -30,6 +30,8 @@ REDIS_PORT ?= 7001
 STORE ?=
 #: Model the examples name; by default the first one the upstream lists
 MODEL ?=
+#: Flags of the benchmark; --help lists them
+BENCH_FLAGS ?=
 
 # A virtual environment given from outside is taken as it is; our own is made and kept up to date.
 ifdef RESPONSES_ROUTER_VENV
@@ -106,6 +108,11 @@ fuzz: preflight ## Fuzz the core for SECONDS a target
 .PHONY: test-failover
 test-failover: preflight ## Run the tests that kill, hang and reshard a Redis Cluster under load
 	cargo test --test it failover_ -- --ignored --test-threads=1 --nocapture
+
+.PHONY: bench
+bench: preflight venv ## Measure the router beside Envoy alone and a processor that does nothing
+	cargo build --release --bin responses-router --example noop_processor
+	cargo bench --bench stack -- $(BENCH_FLAGS)
 
 .PHONY: lint
 lint: ## Check format and lints, warnings denied
