@@ -3,6 +3,8 @@
 //! A stream that the client wanted leaves as it comes ([`live`]); everything else is held until it is whole, so that
 //! the store can still turn it into an error ([`whole`]).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -17,6 +19,7 @@ use super::refusal;
 use crate::id::ResponseId;
 use crate::openai::error::WireError;
 use crate::openai::responses::ResponseError;
+use crate::store::Record;
 use crate::translate::Outcome;
 use crate::translate::upstream_error::UpstreamError;
 use crate::translate::{self, AnswerForm, End, Plan, ResponseStream};
@@ -166,8 +169,9 @@ async fn whole(
         return Ok(envoy.finish(LocalAnswer::error(&error).into_reply()).await);
     }
     let mut mutation = answer_headers(&head.headers, finished.plan());
+    let mut kept = None;
     match settle(router, &mut finished, &ancestors).await {
-        Ok(Stored::AsAsked) => {}
+        Ok(Stored::AsAsked(record)) => kept = record,
         Ok(Stored::Not) => mutation = mutation.set("x-responses-stored", "false"),
         Err(error) if !streamed => return Ok(envoy.finish(LocalAnswer::error(&error).into_reply()).await),
         // The stream tells of it.
@@ -177,10 +181,14 @@ async fn whole(
         router.keeping.metrics.stream_ended(finished.outcome());
         (stream_headers(mutation), finished.into_tail())
     } else {
-        let Ok(response) = finished.response() else {
-            return Err(ExchangeError::Internal("the response did not serialise"));
+        let body = match &kept {
+            // What is sent is what was stored, and needs no second serialising.
+            Some(record) => Bytes::copy_from_slice(record.response.get().as_bytes()),
+            None => match finished.response() {
+                Ok(response) => Bytes::copy_from_slice(response.get().as_bytes()),
+                Err(_) => return Err(ExchangeError::Internal("the response did not serialise")),
+            },
         };
-        let body = Bytes::copy_from_slice(response.get().as_bytes());
         let length = body.len().to_string();
         (mutation.set("content-type", "application/json").set("content-length", length), body)
     };
@@ -267,9 +275,9 @@ async fn first_piece(router: &Router, envoy: &mut Envoy, deadline: Instant) -> R
 }
 
 /// Whether a response that should be stored is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stored {
-    AsAsked,
+    /// The record, when one was asked for.
+    AsAsked(Option<Arc<Record>>),
     /// The store refused it, and the operator wants the answer given all the same.
     Not,
 }
@@ -285,10 +293,10 @@ async fn settle(
         router.keeping.metrics.usage_missing();
     }
     if !finished.plan().store {
-        return Ok(Stored::AsAsked);
+        return Ok(Stored::AsAsked(None));
     }
     match router.keeping.keep(finished, ancestors).await {
-        Ok(()) => Ok(Stored::AsAsked),
+        Ok(record) => Ok(Stored::AsAsked(Some(record))),
         Err(_) if router.policy.degrade_without_store => {
             finished.mark_unstored();
             Ok(Stored::Not)

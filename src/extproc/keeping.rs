@@ -60,18 +60,18 @@ impl Keeping {
         result
     }
 
-    /// Writes the record of a finished answer and waits until the store has acknowledged it.
+    /// Writes the record of a finished answer, waits until the store has acknowledged it, and gives it back.
     ///
     /// Dropping the future does not lose the record: the write is then repeated in a task of its own.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn keep(&self, finished: &Finished, ancestors: &[ResponseId]) -> Result<(), StoreError> {
-        let mut unwritten = Unwritten { keeping: self, record: Some(Arc::new(record(finished, ancestors)?)) };
-        let Some(record) = unwritten.record.clone() else { return Ok(()) };
-        let result = self.within("put", self.store.put(record)).await;
+    pub async fn keep(&self, finished: &Finished, ancestors: &[ResponseId]) -> Result<Arc<Record>, StoreError> {
+        let record = Arc::new(record(finished, ancestors)?);
+        let mut unwritten = Unwritten { keeping: self, record: Some(Arc::clone(&record)) };
+        let result = self.within("put", self.store.put(Arc::clone(&record))).await;
         unwritten.record = None;
-        result
+        result.map(|()| record)
     }
 
     fn keep_in_background(&self, record: Arc<Record>) {
