@@ -23,7 +23,11 @@ dir=$1; shift
 redis-server "$@" >/dev/null 2>&1 &
 server=$!
 echo $server
-if read -r keep; then kill -KILL $server; else kill -KILL $server; rm -rf "$dir"; fi
+if read -r keep; then remove=; else remove=$dir; fi
+kill -KILL $server
+# Its port is free only after that.
+wait $server
+if [ -n "$remove" ]; then rm -rf "$remove"; fi
 "#;
 
 /// One redis-server.
@@ -77,6 +81,7 @@ impl Server {
             .args(&self.settings)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let stdin = keeper.stdin.take().unwrap();

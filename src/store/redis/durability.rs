@@ -25,12 +25,16 @@ use crate::store::StoreError;
 /// How many clients; others wait behind the WAIT of a shard that has lost its replica.
 pub(super) const CLIENTS: usize = 4;
 
-/// How long replicas may take.
+/// How long replicas may take, where a write without them fails.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long they may take if they were missed within the last [`MISSED_LATELY`] and the write counts anyway: after a
-/// failover there may be none for long, and every write would hold up the next for all of [`PATIENCE`].
-const IMPATIENCE: Duration = Duration::from_millis(25);
+/// How long where it counts anyway. Writes to a shard whose master just died come all at once, to a new one that has no
+/// replica, and each WAIT holds up the next: with more patience a failover takes seconds longer. Replicas in step need
+/// a few milliseconds.
+const LENIENT_PATIENCE: Duration = Duration::from_millis(100);
+
+/// The same if they were missed within the last [`MISSED_LATELY`]: there may be none for long.
+const IMPATIENCE: Duration = Duration::from_millis(10);
 const MISSED_LATELY: Duration = Duration::from_secs(2);
 
 /// How often the log says that writes count without their replicas.
@@ -140,7 +144,8 @@ impl Durability {
     async fn write(&self, write: Write<'_>, deadline: Instant) -> Result<(Value, i64), StoreError> {
         let patience = match self.on_missing {
             OnMissingAcks::Degrade if self.was_lately(&self.missed, MISSED_LATELY) => IMPATIENCE,
-            OnMissingAcks::Degrade | OnMissingAcks::Fail => PATIENCE,
+            OnMissingAcks::Degrade => LENIENT_PATIENCE,
+            OnMissingAcks::Fail => PATIENCE,
         };
         let attempt = Confirmed { write, acks: self.acks, patience, longest: self.write_timeout };
         retrying(&self.pool, self.pool.next(), &attempt, deadline).await

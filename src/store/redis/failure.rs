@@ -23,8 +23,13 @@ const NOT_YET: [&str; 7] = ["ASK", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READ
 /// fred's word for a redirection with `max_redirections` at 0. It has refreshed its slot map if that was MOVED.
 const REDIRECTED: &str = "Too many redirections.";
 
-/// fred's words for a command that it gave up on. It was written as often as allowed and never answered.
-const GIVEN_UP: [&str; 2] = ["Too many failed write attempts.", "Failed to route command."];
+/// fred's words for a command that it gave up on, or that was with a client that ended.
+const GIVEN_UP: [&str; 4] = [
+    "Too many failed write attempts.",
+    "Failed to route command.",
+    "Failed to send command to router.",
+    "channel closed",
+];
 
 pub(super) fn failure(error: &Error, clustered: bool) -> Failure {
     let details = error.details();
@@ -83,6 +88,7 @@ mod tests {
             (ErrorKind::IO, "Connection closed.", Failure::Broken),
             (ErrorKind::Canceled, "Canceled.", Failure::Broken),
             (ErrorKind::Unknown, "Too many failed write attempts.", Failure::Broken),
+            (ErrorKind::Unknown, "channel closed", Failure::Broken),
             (ErrorKind::Timeout, "Request timed out.", Failure::Silent),
             (ErrorKind::Unknown, "OOM command not allowed when used memory > 'maxmemory'.", Failure::Final),
             (ErrorKind::Unknown, "NOREPLICAS Not enough good replicas to write.", Failure::Final),

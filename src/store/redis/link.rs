@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::client::Clients;
-use super::failure;
+use super::failure::{self, Failure};
 
 /// How long a probe may take.
 const PROBE: Duration = Duration::from_secs(1);
@@ -128,18 +128,22 @@ impl Link {
         &self.client
     }
 
-    /// Asks servers for a sign of life and takes note of it. Does nothing while another probe is under way.
-    pub(super) async fn probe(&self) {
+    /// Asks servers for a sign of life and takes note of it; says how many gave none in time. Does nothing while another
+    /// probe is under way.
+    pub(super) async fn probe(&self) -> u32 {
         if self.probing.swap(true, Ordering::Relaxed) {
-            return;
+            return 0;
         }
         let first = rand::random_range(0..SLOTS);
         let probes = (0..if self.clustered { PROBES } else { 1 }).map(|number| async move {
             let slot = (first + number * (SLOTS / PROBES)) % SLOTS;
-            self.note(&self.ping(slot).await);
+            let answer = self.ping(slot).await;
+            self.note(&answer);
+            u32::from(answer.is_err_and(|error| failure::failure(&error, self.clustered) == Failure::Silent))
         });
-        join_all(probes).await;
+        let silent = join_all(probes).await.into_iter().sum();
         self.probing.store(false, Ordering::Relaxed);
+        silent
     }
 
     /// One server's answer to PING, the owner's of this slot.

@@ -29,7 +29,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(5);
 const RIVAL_PATIENCE: Duration = Duration::from_secs(3);
 const BETWEEN_RIVALS: Duration = Duration::from_millis(300);
 
-/// So many commands without an answer within [`SILENCE_WINDOW`] make the clients ask for the slots again, but not more
+/// So many commands and probes without an answer within [`SILENCE_WINDOW`] make the clients ask for the slots again, but not more
 /// often than every [`LEARN_EVERY`]: a client answers nobody while it asks.
 const SILENCES: u32 = 3;
 const SILENCE_WINDOW: Duration = Duration::from_secs(5);
@@ -154,11 +154,11 @@ impl Pool {
         }
     }
 
-    fn probe(&self) {
+    fn probe(self: &Arc<Self>) {
         for slot in self.slots() {
-            let link = slot.link.load_full();
+            let (link, pool) = (slot.link.load_full(), Arc::clone(self));
             if !link.has_ended() {
-                self.tasks.spawn(async move { link.probe().await });
+                self.tasks.spawn(async move { pool.silences.fetch_add(link.probe().await, Ordering::Relaxed) });
             }
         }
     }
@@ -223,7 +223,7 @@ impl Pool {
         let asked = old.answered_at();
         while !rival.has_answered() {
             tokio::select! {
-                () = rival.probe() => tokio::time::sleep(TICK).await,
+                _ = rival.probe() => tokio::time::sleep(TICK).await,
                 () = rival.ended() => break,
                 () = &mut deadline => break,
             }
