@@ -64,7 +64,7 @@ mod tests {
         for bytes in [10, WORTHWHILE_BYTES, 5000, 1_000_000] {
             for compression in [Compression::None, Compression::Zstd] {
                 let packed = pack(document(bytes), compression).unwrap();
-                let small = compression == Compression::Zstd && bytes > WORTHWHILE_BYTES;
+                let small = compression == Compression::Zstd && document(bytes).len() > WORTHWHILE_BYTES;
                 assert_eq!(packed.first() == Some(&ZSTD), small, "{bytes}");
                 assert_eq!(unpack(packed).unwrap(), document(bytes));
             }
