@@ -11,8 +11,8 @@ use futures_util::future::join_all;
 use responses_router::config::{self, Compression};
 use responses_router::id::ResponseId;
 use responses_router::store::{
-    Ancestors, ChainLimits, DiskStore, HistoryError, MemoryBounds, MemoryStore, Record, RedisStore, ResponseStore, StoreError,
-    Touch, history,
+    Ancestors, ChainLimits, DiskStore, HistoryError, MemoryBounds, MemoryStore, Record, RedisStore, ResponseStore,
+    StoreError, Touch, history,
 };
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
