@@ -91,7 +91,11 @@ async fn serve(config: &Config) -> Result<(), AnyError> {
     // Before it says that it listens: whoever waits for that may also stop it at once.
     let signals = stop_signals()?;
     tracing::info!("listening on {}", listener.listen());
-    tracing::info!("Response API enabled with {} backend", config.response_api.store_backend.as_str());
+    if config.response_api.enabled {
+        tracing::info!("Response API enabled with {} backend", config.response_api.store_backend.as_str());
+    } else {
+        tracing::warn!("Response API disabled by response_api.enabled: every request gets a 404");
+    }
 
     let (stopping, drain_seconds) = (stop.token.clone(), stop.grace.as_secs());
     let serving = server::serve(listener, router, stop);

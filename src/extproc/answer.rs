@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -26,6 +28,9 @@ use crate::translate::{self, AnswerForm, End, Plan, ResponseStream};
 
 /// The most of an upstream's error body that is read, in bytes.
 const MAX_ERROR_BYTES: usize = 1 << 20;
+
+/// How long after `[DONE]` an upstream may take to end its stream before its connection is given up.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What kind of answer an upstream's headers announce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,8 +118,8 @@ async fn gather_stream(
         match router.next(envoy, deadline).await? {
             Inbound::ResponseBody(piece) => {
                 machine.push(&piece.bytes);
-                if piece.end || machine.is_over() {
-                    return Ok((machine, EndedBy::Body));
+                if let Some(ended_by) = ending(piece.end, machine.is_over(), machine.has_failed()) {
+                    return Ok((machine, ended_by));
                 }
             }
             Inbound::ResponseTrailers => return Ok((machine, EndedBy::Trailers)),
@@ -217,20 +222,20 @@ async fn live(
     // From here on the client may know the id: whatever becomes of this future, what was produced is kept.
     let mut stream = LiveStream::new(machine, ancestors, router.keeping.clone(), now);
     let opening = stream.push(&first.bytes);
-    let mut ending = (first.end || stream.is_over()).then_some((End::Complete, EndedBy::Body));
+    let mut ended_by = ending(first.end, stream.is_over(), stream.has_failed());
     envoy.send(Reply::response_headers(mutation.status(200))).await;
     envoy.send(Reply::response_body(opening)).await;
 
     let mut last_sent = Instant::now();
     let (end, ended_by) = loop {
-        if let Some(ending) = ending {
-            break ending;
+        if let Some(ended_by) = ended_by {
+            break (End::Complete, ended_by);
         }
         let wake = router.policy.heartbeat.map_or(deadline, |silence| (last_sent + silence).min(deadline));
         let events = match router.next(&mut envoy, wake).await {
             Ok(Inbound::ResponseBody(piece)) => {
                 let events = stream.push(&piece.bytes);
-                ending = (piece.end || stream.is_over()).then_some((End::Complete, EndedBy::Body));
+                ended_by = ending(piece.end, stream.is_over(), stream.has_failed());
                 events
             }
             Ok(Inbound::ResponseTrailers) => break (End::Complete, EndedBy::Trailers),
@@ -308,13 +313,40 @@ async fn settle(
     }
 }
 
-/// Ends the answer with its last piece, and with trailers if the upstream's had some.
+/// Whether a stream ends now. After `[DONE]` the upstream's own end is waited for, because an end before it makes Envoy
+/// close the upstream connection instead of keeping it for the next request. After a failure that is what we want.
+fn ending(last_piece: bool, is_over: bool, has_failed: bool) -> Option<EndedBy> {
+    match (last_piece || has_failed, is_over) {
+        (true, _) => Some(EndedBy::Body),
+        (false, true) => Some(EndedBy::NotYet),
+        (false, false) => None,
+    }
+}
+
+/// Ends the answer with its last piece, in the way in which the upstream's ends.
 async fn end_with(mut envoy: Envoy, body: Bytes, ended_by: EndedBy) -> Finished {
-    match ended_by {
-        EndedBy::Body => envoy.finish(LastReply::response_body(body)).await,
-        EndedBy::Trailers => {
-            envoy.send(Reply::response_body(body)).await;
-            envoy.finish(LastReply::response_trailers()).await
+    if ended_by == EndedBy::Body {
+        return envoy.finish(LastReply::response_body(body)).await;
+    }
+    envoy.send(Reply::response_body(body)).await;
+    let ended_by = if ended_by == EndedBy::NotYet { end_of_upstream(&mut envoy).await } else { ended_by };
+    envoy
+        .finish(match ended_by {
+            EndedBy::Trailers => LastReply::response_trailers(),
+            EndedBy::Body | EndedBy::NotYet => LastReply::response_body(Bytes::new()),
+        })
+        .await
+}
+
+/// Waits a moment for the end of an upstream that has said all that matters. The client has it all already.
+async fn end_of_upstream(envoy: &mut Envoy) -> EndedBy {
+    let deadline = Instant::now() + LINGER;
+    loop {
+        match envoy.next_by(deadline).await {
+            Ok(Inbound::ResponseTrailers) => return EndedBy::Trailers,
+            Ok(Inbound::ResponseBody(piece)) if piece.end => return EndedBy::Body,
+            Ok(_) => {}
+            Err(_) => return EndedBy::NotYet,
         }
     }
 }

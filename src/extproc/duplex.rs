@@ -27,6 +27,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use futures_util::{FutureExt as _, Stream};
 use tokio::time::Instant;
@@ -35,6 +36,9 @@ use tracing::{Instrument as _, Span, field};
 
 use super::message::{Inbound, LastReply, MalformedMessage, Protocol, Reply, WrongProtocol};
 use super::pb::{ProcessingRequest, ProcessingResponse};
+
+/// How long Envoy may take from opening a stream to its first message; both leave together.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
 /// Why an exchange ended without its last message. Envoy gets a gRPC error: the client sees 5xx, or a cut stream when
 /// its response had begun.
@@ -198,7 +202,9 @@ where
     F: Future<Output = Result<Finished, ExchangeError>>,
 {
     static UNTOLD: Once = Once::new();
-    let first = receive(&mut inbound).await?;
+    // A stream that is opened and stays silent must not live for ever.
+    let first = tokio::time::timeout(FIRST_MESSAGE, receive(&mut inbound)).await;
+    let first = first.unwrap_or(Err(ExchangeError::Deadline))?;
     if Protocol::check(&first)? == Protocol::Untold {
         UNTOLD.call_once(|| {
             tracing::warn!(

@@ -97,6 +97,8 @@ pub(super) enum EndedBy {
     Body,
     /// With trailers after it.
     Trailers,
+    /// Not yet: all of it that matters has come, and its end is still due.
+    NotYet,
 }
 
 /// What became of reading a request.
@@ -132,7 +134,7 @@ impl Handler for Router {
                 }
             },
             // A filter in front of ours answered by itself: that is its answer, not an upstream's.
-            Ok(Inbound::ResponseHeaders(head)) => relay(envoy, &head).await,
+            Ok(Inbound::ResponseHeaders(head)) => self.relay(envoy, &head, deadline).await,
             Ok(_) => Err(ExchangeError::OutOfOrder("waiting for the request headers")),
             Err(interrupt) => self.leave(envoy, interrupt).await,
         }
@@ -263,6 +265,24 @@ impl Router {
         tracing::debug!(status = error.status, code = error.code, "refused");
         Ok(envoy.finish(LocalAnswer::error(&error).into_reply()).await)
     }
+
+    /// Passes an answer on as it is.
+    async fn relay(&self, mut envoy: Envoy, head: &ResponseHead, deadline: Instant) -> Result<Finished, ExchangeError> {
+        if head.end_of_stream {
+            return Ok(envoy.finish(LastReply::response_headers(HeaderMutation::new())).await);
+        }
+        envoy.send(Reply::response_headers(HeaderMutation::new())).await;
+        loop {
+            match envoy.next_by(deadline).await? {
+                Inbound::ResponseBody(piece) if piece.end => {
+                    return Ok(envoy.finish(LastReply::response_body(piece.bytes)).await);
+                }
+                Inbound::ResponseBody(piece) => envoy.send(Reply::response_body(piece.bytes)).await,
+                Inbound::ResponseTrailers => return Ok(envoy.finish(LastReply::response_trailers()).await),
+                _ => return Err(ExchangeError::OutOfOrder("passing on an answer")),
+            }
+        }
+    }
 }
 
 fn refuse(error: &RequestError) -> WireError {
@@ -270,24 +290,6 @@ fn refuse(error: &RequestError) -> WireError {
         tracing::error!(cause, "a stored turn cannot be read");
     }
     refusal::request(error)
-}
-
-/// Passes an answer on as it is.
-async fn relay(mut envoy: Envoy, head: &ResponseHead) -> Result<Finished, ExchangeError> {
-    if head.end_of_stream {
-        return Ok(envoy.finish(LastReply::response_headers(HeaderMutation::new())).await);
-    }
-    envoy.send(Reply::response_headers(HeaderMutation::new())).await;
-    loop {
-        match envoy.next().await? {
-            Inbound::ResponseBody(piece) if piece.end => {
-                return Ok(envoy.finish(LastReply::response_body(piece.bytes)).await);
-            }
-            Inbound::ResponseBody(piece) => envoy.send(Reply::response_body(piece.bytes)).await,
-            Inbound::ResponseTrailers => return Ok(envoy.finish(LastReply::response_trailers()).await),
-            _ => return Err(ExchangeError::OutOfOrder("passing on an answer")),
-        }
-    }
 }
 
 /// Seconds since the epoch.

@@ -157,6 +157,12 @@ impl LiveStream {
         self.machine.as_ref().is_none_or(ResponseStream::is_over)
     }
 
+    /// See [`ResponseStream::has_failed`].
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.machine.as_ref().is_some_and(ResponseStream::has_failed)
+    }
+
     /// Ends the stream, which is no longer watched over.
     #[must_use]
     pub fn finish(mut self, end: End) -> Option<(Finished, Vec<ResponseId>)> {

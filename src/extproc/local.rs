@@ -109,13 +109,13 @@ pub async fn answer(keeping: &Keeping, route: Route) -> LocalAnswer {
 
 /// An id that cannot be one is answered like one that is not stored.
 fn known(id: PathId) -> Result<ResponseId, WireError> {
-    id.map_err(|_| WireError::new(404, "Response not found."))
+    id.map_err(|_| refusal::response_not_found(None))
 }
 
 async fn retrieve(keeping: &Keeping, id: PathId) -> Result<LocalAnswer, WireError> {
     let id = known(id)?;
     let record = keeping.fetch(&id).await.map_err(|error| refusal::store(&error))?;
-    let record = record.ok_or_else(|| refusal::response_not_found(id.as_str()))?;
+    let record = record.ok_or_else(|| refusal::response_not_found(Some(&id)))?;
     Ok(LocalAnswer::json(Bytes::copy_from_slice(record.response.get().as_bytes())))
 }
 
@@ -128,7 +128,7 @@ async fn delete(keeping: &Keeping, id: PathId) -> Result<LocalAnswer, WireError>
     }
     let id = known(id)?;
     if !keeping.delete(&id).await.map_err(|error| refusal::store(&error))? {
-        return Err(refusal::response_not_found(id.as_str()));
+        return Err(refusal::response_not_found(Some(&id)));
     }
     let body = Deleted { id: &id, object: "response.deleted", deleted: true };
     // An id and two constants always serialise.
@@ -139,6 +139,6 @@ async fn input_items(keeping: &Keeping, id: PathId, query: &str) -> Result<Local
     let query = InputItemsQuery::parse(query)?;
     let id = known(id)?;
     let record = keeping.fetch(&id).await.map_err(|error| refusal::store(&error))?;
-    let record = record.ok_or_else(|| refusal::response_not_found(id.as_str()))?;
+    let record = record.ok_or_else(|| refusal::response_not_found(Some(&id)))?;
     Ok(LocalAnswer::json(query.page(&record.input)?))
 }

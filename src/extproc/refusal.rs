@@ -2,6 +2,7 @@
 //! (CONTRACT §8). No text names a host, a key, a file or a payload; the cause goes to the log.
 
 use super::body::BodyError;
+use crate::id::ResponseId;
 use crate::openai::error::WireError;
 use crate::openai::responses::ResponseError;
 use crate::store::StoreError;
@@ -85,10 +86,13 @@ fn previous_not_found(id: &str) -> WireError {
         .code("previous_response_not_found")
 }
 
-/// GET, DELETE or input_items of an id that is not stored.
+/// GET, DELETE or input_items of an id that is not stored, or of a text that is no id, which is not repeated.
 #[must_use]
-pub fn response_not_found(id: &str) -> WireError {
-    WireError::new(404, format!("Response with id '{}' not found.", shortened(id)))
+pub fn response_not_found(id: Option<&ResponseId>) -> WireError {
+    match id {
+        Some(id) => WireError::new(404, format!("Response with id '{id}' not found.")),
+        None => WireError::new(404, "Response not found."),
+    }
 }
 
 /// A store that did not do what it was asked for. Never "not found".

@@ -417,6 +417,16 @@ pub struct TokenLogprob {
     pub top_logprobs: Vec<TopLogprob>,
 }
 
+impl TokenLogprob {
+    /// About how many bytes of memory it takes.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        let top: usize =
+            self.top_logprobs.iter().map(|top| size_of::<TopLogprob>() + top.token.len() + top.bytes.len()).sum();
+        size_of::<Self>() + self.token.len() + self.bytes.len() + top
+    }
+}
+
 /// An alternative token.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]

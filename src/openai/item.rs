@@ -7,7 +7,7 @@
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::chat::InputAudio;
-use super::raw::{RawObject, read_raw};
+use super::raw::{InvalidMember, RawObject, read_raw};
 use crate::id::{ItemPrefix, ResponseId};
 
 /// An item, as far as translation acts on it.
@@ -87,7 +87,16 @@ pub enum Part {
 /// Why an item cannot be accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ItemError {
-    /// A member is missing, has a wrong type or an unknown value.
+    /// A member is missing.
+    #[error("{param}: is required")]
+    Missing {
+        /// Path from the request body, like `input[2].content[0].text`.
+        param: String,
+    },
+    /// A member has a wrong type.
+    #[error(transparent)]
+    InvalidType(InvalidMember),
+    /// A member has an unknown value.
     #[error("{param}: {reason}")]
     Invalid {
         /// Path from the request body, like `input[2].content[0].text`.
@@ -105,8 +114,12 @@ pub enum ItemError {
     },
 }
 
-fn invalid(param: impl Into<String>, reason: impl Into<String>) -> ItemError {
-    ItemError::Invalid { param: param.into(), reason: reason.into() }
+fn wrong_type(param: impl Into<String>, reason: impl Into<String>) -> ItemError {
+    ItemError::InvalidType(InvalidMember { param: param.into(), reason: reason.into() })
+}
+
+fn missing(param: impl Into<String>) -> ItemError {
+    ItemError::Missing { param: param.into() }
 }
 
 /// Reads the JSON object of an item; `param` is its path in the request.
@@ -133,18 +146,18 @@ pub fn parse(object: &RawObject, param: &str) -> Result<Item, ItemError> {
         // ItemReferenceParam: the type may be left out or null.
         None if object.raw("id").is_some() => Ok(Item::Reference { id: required(object, "id", param)? }),
         Some(other) => Ok(Item::Unknown { kind: other.to_owned() }),
-        None => Err(invalid(format!("{param}.type"), "is required")),
+        None => Err(missing(format!("{param}.type"))),
     }
 }
 
 fn read<T: serde::de::DeserializeOwned>(object: &RawObject, key: &str, param: &str) -> Result<Option<T>, ItemError> {
-    object.read(key).map_err(|error| invalid(format!("{param}.{}", error.param), error.reason))
+    object.read(key).map_err(|error| wrong_type(format!("{param}.{}", error.param), error.reason))
 }
 
 fn required(object: &RawObject, key: &str, param: &str) -> Result<String, ItemError> {
     match read::<String>(object, key, param)? {
         Some(text) if !text.is_empty() => Ok(text),
-        _ => Err(invalid(format!("{param}.{key}"), "is required")),
+        _ => Err(missing(format!("{param}.{key}"))),
     }
 }
 
@@ -156,7 +169,7 @@ fn message(object: &RawObject, param: &str) -> Result<Item, ItemError> {
         "developer" => Role::Developer,
         other => {
             let reason = format!("'{}' is not one of user, assistant, system, developer", shortened(other));
-            return Err(invalid(format!("{param}.role"), reason));
+            return Err(ItemError::Invalid { param: format!("{param}.role"), reason });
         }
     };
     let at = format!("{param}.content");
@@ -164,7 +177,7 @@ fn message(object: &RawObject, param: &str) -> Result<Item, ItemError> {
         Some(content) => text_or_parts(content, &at)?,
         // Assistant messages that only held calls come back with null content.
         None if role == Role::Assistant => Vec::new(),
-        None => return Err(invalid(at, "is required")),
+        None => return Err(missing(at)),
     };
     Ok(Item::Message { role, content })
 }
@@ -186,11 +199,7 @@ fn call_output(object: &RawObject, param: &str) -> Result<Vec<Part>, ItemError> 
     let at = format!("{param}.output");
     let Some(output) = object.raw("output") else {
         // Null is a legal JSON result of a tool; a missing member is a mistake.
-        return if object.contains("output") {
-            Ok(vec![Part::Text("null".to_owned())])
-        } else {
-            Err(invalid(at, "is required"))
-        };
+        return if object.contains("output") { Ok(vec![Part::Text("null".to_owned())]) } else { Err(missing(at)) };
     };
     match output.get().as_bytes().first() {
         Some(b'"') => text_or_parts(output, &at),
@@ -211,18 +220,18 @@ fn is_list_of_parts(output: &RawValue) -> bool {
 
 fn text_or_parts(raw: &RawValue, param: &str) -> Result<Vec<Part>, ItemError> {
     if raw.get().starts_with('"') {
-        let text: String = read_raw(param, raw).map_err(|error| invalid(error.param, error.reason))?;
+        let text: String = read_raw(param, raw).map_err(ItemError::InvalidType)?;
         return Ok(vec![Part::Text(text)]);
     }
     let parts: Vec<RawObject> =
-        read_raw(param, raw).map_err(|_| invalid(param, "must be a string or a list of content parts"))?;
+        read_raw(param, raw).map_err(|_| wrong_type(param, "must be a string or a list of content parts"))?;
     parts.iter().enumerate().map(|(index, object)| part(object, &format!("{param}[{index}]"))).collect()
 }
 
 fn part(object: &RawObject, param: &str) -> Result<Part, ItemError> {
     let kind = required(object, "type", param)?;
     let text = |key: &str| -> Result<String, ItemError> {
-        read(object, key, param)?.ok_or_else(|| invalid(format!("{param}.{key}"), "is required"))
+        read(object, key, param)?.ok_or_else(|| missing(format!("{param}.{key}")))
     };
     match kind.as_str() {
         "input_text" | "output_text" | "text" | "summary_text" | "reasoning_text" => Ok(Part::Text(text("text")?)),
@@ -233,11 +242,11 @@ fn part(object: &RawObject, param: &str) -> Result<Part, ItemError> {
                 param: format!("{param}.file_id"),
                 reason: "file ids are not offered; send the image as a URL or a data URL in 'image_url'".to_owned(),
             }),
-            None => Err(invalid(format!("{param}.image_url"), "is required")),
+            None => Err(missing(format!("{param}.image_url"))),
         },
         "input_audio" => match read(object, "input_audio", param)? {
             Some(audio) => Ok(Part::Audio(audio)),
-            None => Err(invalid(format!("{param}.input_audio"), "is required")),
+            None => Err(missing(format!("{param}.input_audio"))),
         },
         other => Err(ItemError::Unsupported {
             param: format!("{param}.type"),
@@ -383,9 +392,12 @@ mod tests {
             ("{}", "input[0].type"),
         ] {
             match parsed(text) {
-                Err(ItemError::Invalid { param: found, .. } | ItemError::Unsupported { param: found, .. }) => {
-                    assert_eq!(found, param, "{text}");
-                }
+                Err(
+                    ItemError::Missing { param: found }
+                    | ItemError::InvalidType(InvalidMember { param: found, .. })
+                    | ItemError::Invalid { param: found, .. }
+                    | ItemError::Unsupported { param: found, .. },
+                ) => assert_eq!(found, param, "{text}"),
                 Ok(item) => panic!("{text} was read as {item:?}"),
             }
         }

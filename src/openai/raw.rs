@@ -8,6 +8,7 @@ use std::fmt;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 /// An ordered JSON object with unparsed members. Of a repeated key the last value counts, as in JavaScript.
@@ -62,6 +63,11 @@ impl RawObject {
         }
     }
 
+    /// Appends a member whose key is known to be new; unlike [`RawObject::set`], at a cost that does not grow.
+    pub fn push(&mut self, key: &str, value: Box<RawValue>) {
+        self.members.push((key.to_owned(), value));
+    }
+
     /// Appends a member, or replaces it where it stands.
     pub fn set(&mut self, key: &str, value: Box<RawValue>) {
         match self.members.iter_mut().find(|(name, _)| name == key) {
@@ -85,10 +91,12 @@ pub fn read_raw<T: DeserializeOwned>(param: &str, value: &RawValue) -> Result<T,
         let reason = error.to_string();
         // serde_json quotes the value before "expected", and appends the position inside the member; the first may be
         // the client's secret, the second tells it nothing.
-        let reason = reason.split(" at line ").next().unwrap_or("invalid value");
-        let reason = match reason.rsplit_once("expected ") {
-            Some((_, expected)) => format!("expected {expected}"),
-            None => reason.to_owned(),
+        let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(reason, _)| reason);
+        let reason = match (reason.rsplit_once("expected "), error.classify()) {
+            (Some((_, expected)), _) => format!("expected {expected}"),
+            // Such a reason is about characters, and quotes none.
+            (None, Category::Syntax) => reason.to_owned(),
+            (None, _) => "invalid value".to_owned(),
         };
         InvalidMember { param: param.to_owned(), reason }
     })
@@ -163,6 +171,14 @@ mod tests {
         assert_eq!(object.read::<u8>("b").unwrap(), None);
         assert!(object.contains("b"));
         assert_eq!(object.iter().count(), 2);
+    }
+
+    #[test]
+    fn a_wrong_value_is_never_quoted() {
+        for text in [r#"{"a":"sk-123 at line 1"}"#, r#"{"a":"sk-123 expected sk-123"}"#, r#"{"a":"sk-123"}"#] {
+            let error = object(text).read::<u8>("a").unwrap_err();
+            assert_eq!(error.reason, "expected u8", "{text}");
+        }
     }
 
     #[test]

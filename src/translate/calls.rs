@@ -35,7 +35,23 @@ impl Call {
     }
 }
 
+/// What a delta came to.
+#[derive(Debug)]
+pub(super) struct Added<'d> {
+    /// The call that it belongs to.
+    pub(super) position: usize,
+    /// The arguments that it added.
+    pub(super) arguments: &'d str,
+    /// What is kept of it.
+    pub(super) kept_bytes: usize,
+}
+
 impl Calls {
+    /// How many calls there are.
+    pub(super) fn len(&self) -> usize {
+        self.calls.len()
+    }
+
     /// Says that a new chunk begins.
     pub(super) fn begin_chunk(&mut self) {
         for call in &mut self.calls {
@@ -43,13 +59,16 @@ impl Calls {
         }
     }
 
-    /// Adds a delta to the call that it belongs to, or to a new one. Returns which, and the arguments that it added.
-    pub(super) fn add<'d>(&mut self, delta: &'d ToolCallDelta<'_>) -> (usize, &'d str) {
+    /// Adds a delta to the call that it belongs to, or to a new one.
+    pub(super) fn add<'d>(&mut self, delta: &'d ToolCallDelta<'_>) -> Added<'d> {
         let function = delta.function.as_ref();
         let name = function.and_then(|function| function.name.as_deref()).unwrap_or_default();
         let arguments = function.and_then(|function| function.arguments.as_deref()).unwrap_or_default();
         let id = delta.id.as_deref().unwrap_or_default();
+        let mut kept_bytes = arguments.len();
         let position = self.locate(delta.index, id, name, arguments).unwrap_or_else(|| {
+            // An empty call costs memory too.
+            kept_bytes += size_of::<Call>();
             self.calls.push(Call { index: delta.index, ..Call::default() });
             self.calls.len() - 1
         });
@@ -57,15 +76,17 @@ impl Calls {
             // Set once, never blanked: later deltas may carry null, an empty string, or the same again.
             if call.upstream_id.is_none() && !id.is_empty() {
                 call.upstream_id = Some(id.to_owned());
+                kept_bytes += id.len();
             }
             if call.name.is_empty() {
                 call.name.push_str(name);
+                kept_bytes += name.len();
             }
             call.arguments.push_str(arguments);
             call.scan.push(arguments);
             call.in_this_chunk = true;
         }
-        (position, arguments)
+        Added { position, arguments, kept_bytes }
     }
 
     /// The call that a delta continues; `None` when it begins a new one.
@@ -109,8 +130,11 @@ impl Calls {
         let Some(call) = self.calls.get(position) else { return };
         let wanted = call.upstream_id.clone().unwrap_or_else(|| response.item(ItemPrefix::Call, ordinal));
         let taken = |id: &str| self.calls.iter().any(|call| call.call_id == id);
+        // Counting the calls of the same id first, so that many of them do not try all suffixes each.
+        let alike =
+            self.calls.iter().filter(|other| !other.call_id.is_empty() && other.upstream_id == call.upstream_id);
+        let mut suffix = alike.count().max(1) + 1;
         let mut call_id = wanted.clone();
-        let mut suffix = 2;
         while taken(&call_id) {
             call_id = format!("{wanted}_{suffix}");
             suffix += 1;

@@ -8,7 +8,7 @@ use serde_json::Number;
 use serde_json::value::RawValue;
 
 use super::error::RequestError;
-use super::lossy::Lossy;
+use super::lossy::{Lossy, skip_unknown};
 use crate::id::ResponseId;
 use crate::openai::item::{self, Item};
 use crate::openai::raw::{InvalidMember, RawObject, read_raw};
@@ -163,7 +163,7 @@ impl CreateRequest {
                     let reason = "belongs to chat completions; it cannot be combined with 'input'".to_owned();
                     return Err(RequestError::Unsupported { param: key.to_owned(), reason });
                 }
-                Member::Extra => extras.set(key, value.to_owned()),
+                Member::Extra => extras.push(key, value.to_owned()),
             }
         }
 
@@ -223,6 +223,10 @@ fn invalid(param: &str, reason: impl Into<String>) -> RequestError {
     RequestError::InvalidValue { param: param.to_owned(), reason: reason.into() }
 }
 
+fn wrong_type(param: &str, reason: &str) -> RequestError {
+    RequestError::InvalidType(InvalidMember { param: param.to_owned(), reason: reason.to_owned() })
+}
+
 fn refuse_what_is_not_offered(members: &RawObject) -> Result<(), RequestError> {
     let unsupported = |param: &str, reason: &str| {
         Err(RequestError::Unsupported { param: param.to_owned(), reason: reason.to_owned() })
@@ -261,7 +265,7 @@ fn input_items(members: &RawObject) -> Result<Vec<InputItem>, RequestError> {
         vec![item::message_from_text(&text).map_err(|error| invalid("input", error.to_string()))?]
     } else {
         let items: Vec<Box<RawValue>> =
-            read_raw("input", input).map_err(|_| invalid("input", "must be a string or a list of items"))?;
+            read_raw("input", input).map_err(|_| wrong_type("input", "must be a string or a list of items"))?;
         let object = |(index, raw): (usize, Box<RawValue>)| read_raw(&format!("input[{index}]"), &raw);
         items.into_iter().enumerate().map(object).collect::<Result<Vec<RawObject>, _>>()?
     };
@@ -286,15 +290,6 @@ fn nested<T: DeserializeOwned>(object: &RawObject, parent: &str, key: &str) -> R
     })
 }
 
-/// Reports the members of a nested object that are not among the known ones.
-fn skip_unknown(object: &RawObject, known: &[&str], what: &'static str, lossy: &mut Lossy) {
-    for (key, value) in object.iter().filter(|(key, _)| !known.contains(key)) {
-        if value.get() != "null" {
-            lossy.skip(what, key);
-        }
-    }
-}
-
 fn text_options(members: &RawObject, lossy: &mut Lossy) -> Result<TextOptions, RequestError> {
     let text: RawObject = members.read("text")?.unwrap_or_default();
     skip_unknown(&text, &["format", "verbosity"], "text", lossy);
@@ -302,7 +297,11 @@ fn text_options(members: &RawObject, lossy: &mut Lossy) -> Result<TextOptions, R
     if let Some(verbosity) = &verbosity {
         lossy.skip("text.verbosity", verbosity);
     }
-    Ok(TextOptions { format: nested(&text, "text", "format")?, verbosity })
+    let format: Option<RawObject> = nested(&text, "text", "format")?;
+    if let Some(format) = &format {
+        skip_unknown(format, &["type", "name", "description", "schema", "strict"], "text.format", lossy);
+    }
+    Ok(TextOptions { format, verbosity })
 }
 
 fn reasoning_options(members: &RawObject, lossy: &mut Lossy) -> Result<Option<ReasoningOptions>, RequestError> {
@@ -343,7 +342,7 @@ fn metadata(members: &RawObject) -> Result<RawObject, RequestError> {
         if key.chars().count() > key_chars {
             return Err(invalid("metadata", format!("keys must have at most {key_chars} characters")));
         }
-        let text: String = read_raw("metadata", value).map_err(|_| invalid("metadata", "values must be strings"))?;
+        let text: String = read_raw("metadata", value).map_err(|_| wrong_type("metadata", "values must be strings"))?;
         if text.chars().count() > value_chars {
             return Err(invalid("metadata", format!("values must have at most {value_chars} characters")));
         }

@@ -1,6 +1,6 @@
 //! What can be wrong with a request, or with an upstream's answer, told apart by whose fault it is.
 //!
-//! These are not wire errors yet: `extproc::refusal` alone decides status, code and text of a local answer.
+//! These are not wire errors yet: `extproc::refusal` decides their status, code and text.
 
 use crate::openai::item::ItemError;
 use crate::openai::raw::InvalidMember;
@@ -65,6 +65,8 @@ pub enum RequestError {
 impl From<ItemError> for RequestError {
     fn from(error: ItemError) -> Self {
         match error {
+            ItemError::Missing { param } => Self::Missing { param },
+            ItemError::InvalidType(invalid) => Self::InvalidType(invalid),
             ItemError::Invalid { param, reason } => Self::InvalidValue { param, reason },
             ItemError::Unsupported { param, reason } => Self::Unsupported { param, reason },
         }

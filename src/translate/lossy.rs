@@ -2,13 +2,21 @@
 
 use std::fmt::Write;
 
+use crate::openai::raw::RawObject;
+
 /// The longest detail that is reported, in bytes.
 const MAX_DETAIL_BYTES: usize = 64;
+
+/// The most skips that are told apart; further ones are alike, so that a request of a million unknown keys costs no
+/// more to report than one of a hundred.
+const MAX_SKIPPED: usize = 128;
 
 /// Everything that one request's translation skipped. Each `(what, detail)` is noted once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lossy {
     skipped: Vec<Skipped>,
+    /// How often something was skipped beyond what is told apart.
+    more: usize,
 }
 
 /// One thing that was skipped.
@@ -26,8 +34,13 @@ impl Lossy {
         let safe = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
         let detail: String = detail.chars().filter(safe).take(MAX_DETAIL_BYTES).collect();
         let skipped = Skipped { what, detail };
-        if !self.skipped.contains(&skipped) {
+        if self.skipped.contains(&skipped) {
+            return;
+        }
+        if self.skipped.len() < MAX_SKIPPED {
             self.skipped.push(skipped);
+        } else {
+            self.more += 1;
         }
     }
 
@@ -44,13 +57,22 @@ impl Lossy {
             let separator = if index == 0 { "" } else { ", " };
             let equals = if detail.is_empty() { "" } else { "=" };
             if value.len() + what.len() + detail.len() > 1000 {
-                let _ = write!(value, ", and-{}-more", self.skipped.len() - index);
+                let _ = write!(value, ", and-{}-more", self.skipped.len() - index + self.more);
                 break;
             }
             // Writing to a String cannot fail.
             let _ = write!(value, "{separator}{what}{equals}{detail}");
         }
         (!value.is_empty()).then_some(value)
+    }
+}
+
+/// Reports the members of a nested object that are not among the known ones.
+pub(super) fn skip_unknown(object: &RawObject, known: &[&str], what: &'static str, lossy: &mut Lossy) {
+    for (key, value) in object.iter().filter(|(key, _)| !known.contains(key)) {
+        if value.get() != "null" {
+            lossy.skip(what, key);
+        }
     }
 }
 

@@ -193,11 +193,18 @@ fn add_turn(transcript: &mut Transcript<'_>, turn: Turn<'_>, lossy: &mut Lossy) 
     struct Output {
         output: Vec<Box<RawValue>>,
     }
-    let unreadable = |error: &dyn std::fmt::Display| RequestError::History(error.to_string());
-    let output: Output = serde_json::from_str(turn.response.get()).map_err(|error| unreadable(&error))?;
+    let malformed = |error: serde_json::Error| {
+        RequestError::History(format!(
+            "{:?} error at line {} column {}",
+            error.classify(),
+            error.line(),
+            error.column()
+        ))
+    };
+    let output: Output = serde_json::from_str(turn.response.get()).map_err(malformed)?;
     for raw in turn.input.iter().chain(&output.output) {
-        let object: RawObject = serde_json::from_str(raw.get()).map_err(|error| unreadable(&error))?;
-        let item = item::parse(&object, "history").map_err(|error| unreadable(&error))?;
+        let object: RawObject = serde_json::from_str(raw.get()).map_err(malformed)?;
+        let item = item::parse(&object, "history").map_err(|error| RequestError::History(error.to_string()))?;
         transcript.add(object.text("id"), item, "history", lossy)?;
     }
     Ok(())
@@ -229,31 +236,33 @@ fn add_input(
     Ok(normalised)
 }
 
-fn format_error(key: &str, reason: &str) -> RequestError {
-    RequestError::InvalidValue { param: format!("text.format{key}"), reason: reason.to_owned() }
-}
-
 fn response_format(text: &TextOptions) -> Result<Option<ResponseFormat>, RequestError> {
     let Some(format) = &text.format else { return Ok(None) };
     fn member<T: serde::de::DeserializeOwned>(format: &RawObject, key: &str) -> Result<Option<T>, RequestError> {
-        format.read(key).map_err(|InvalidMember { reason, .. }| format_error(&format!(".{key}"), &reason))
+        format.read(key).map_err(|InvalidMember { param, reason }| {
+            RequestError::InvalidType(InvalidMember { param: format!("text.format.{param}"), reason })
+        })
     }
+    let missing = |key: &str| RequestError::Missing { param: format!("text.format.{key}") };
     match member::<String>(format, "type")?.as_deref() {
-        None => Err(format_error(".type", "is required")),
+        None => Err(missing("type")),
         Some("text") => Ok(None),
         Some("json_object") => Ok(Some(ResponseFormat::JsonObject)),
         Some("json_schema") => {
+            // It has to be an object; what it says is the backend's to judge.
             member::<RawObject>(format, "schema")?;
-            let schema = format.raw("schema").ok_or_else(|| format_error(".schema", "is required"))?;
             let json_schema = JsonSchema {
-                name: member(format, "name")?.ok_or_else(|| format_error(".name", "is required"))?,
+                name: member(format, "name")?.ok_or_else(|| missing("name"))?,
                 description: member(format, "description")?,
-                schema: schema.to_owned(),
+                schema: format.raw("schema").ok_or_else(|| missing("schema"))?.to_owned(),
                 strict: member(format, "strict")?,
             };
             Ok(Some(ResponseFormat::JsonSchema { json_schema }))
         }
-        Some(_) => Err(format_error(".type", "must be 'text', 'json_object' or 'json_schema'")),
+        Some(_) => Err(RequestError::InvalidValue {
+            param: "text.format.type".to_owned(),
+            reason: "must be 'text', 'json_object' or 'json_schema'".to_owned(),
+        }),
     }
 }
 
@@ -271,7 +280,7 @@ fn extras(given: &RawObject, chat: &ChatRequest<'_>, settings: &Settings, lossy:
         if said_already || !settings.forward_unknown.allows(key) {
             lossy.skip("extra", key);
         } else {
-            extras.set(key, value.to_owned());
+            extras.push(key, value.to_owned());
         }
     }
     extras

@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::calls::Calls;
+use super::calls::{Added, Calls};
 use super::emitter::Emitter;
 use super::ending::{End, FinishReason, Finished, Outcome, upstream_failure};
 use super::error::BadAnswer;
@@ -30,6 +30,9 @@ use crate::openai::chat::{ChatAnswer, Message, TokenLogprob, ToolCallDelta};
 use crate::openai::event::Event;
 use crate::openai::responses::{ContentPart, OutputItem, ResponseError, Status, Usage};
 use crate::sse::Decoder;
+
+/// The most calls of one answer. Finding the call of a delta is a walk over all of them, and no agent makes so many.
+const MAX_CALLS: usize = 1024;
 
 /// What the client is answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +54,8 @@ pub struct ResponseStream {
     open: Open,
     held: VecDeque<Held>,
     calls: Calls,
+    /// Of tokens whose text has not come yet.
+    early_logprobs: Vec<TokenLogprob>,
     usage: Option<Usage>,
     finish_reason: Option<FinishReason>,
     failure: Option<ResponseError>,
@@ -99,6 +104,7 @@ impl ResponseStream {
             open: Open::Nothing,
             held: VecDeque::new(),
             calls: Calls::default(),
+            early_logprobs: Vec::new(),
             usage: None,
             finish_reason: None,
             failure: None,
@@ -139,8 +145,7 @@ impl ResponseStream {
     /// # Errors
     /// [`BadAnswer`] when there is no usable message in it. An error in its place makes the response a failed one.
     pub fn push_completion(&mut self, body: &[u8]) -> Result<(), BadAnswer> {
-        let answer: ChatAnswer<'_> =
-            serde_json::from_slice(body).map_err(|error| BadAnswer(format!("not a chat completion: {error}")))?;
+        let answer: ChatAnswer<'_> = serde_json::from_slice(body).map_err(|error| BadAnswer(place_of(&error)))?;
         if let Some(error) = reported_error(&answer, b"", body) {
             // An error under a status of success; what it says counts, as in a stream.
             self.fail(error.response_error());
@@ -176,6 +181,12 @@ impl ResponseStream {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.done || self.failure.is_some()
+    }
+
+    /// Whether it is over because it failed: then the upstream has nothing to say that matters.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failure.is_some()
     }
 
     /// Ends the answer as failed. The first failure counts.
@@ -218,8 +229,17 @@ impl ResponseStream {
         if let Some(text) = message.reasoning_text() {
             self.hold(text.len(), Held::Reasoning(text.into_owned()));
         }
-        if let Some(text) = message.content.as_deref().filter(|text| !text.is_empty()) {
-            self.hold(text.len(), Held::Text { text: text.to_owned(), logprobs });
+        match message.content.as_deref() {
+            // Beside reasoning they are the reasoning's tokens, for which a response has no place.
+            Some("") if message.reasoning_text().is_none() => self.keep_logprobs(logprobs),
+            Some("") => {}
+            Some(text) => {
+                let mut all = std::mem::take(&mut self.early_logprobs);
+                let bytes = text.len() + logprobs.iter().map(TokenLogprob::kept_bytes).sum::<usize>();
+                all.extend(logprobs);
+                self.hold(bytes, Held::Text { text: text.to_owned(), logprobs: all });
+            }
+            None => {}
         }
         if let Some(text) = message.refusal.as_deref().filter(|text| !text.is_empty()) {
             self.hold(text.len(), Held::Refusal(text.to_owned()));
@@ -227,6 +247,14 @@ impl ResponseStream {
         self.calls.begin_chunk();
         for delta in &message.tool_calls {
             self.call(delta);
+        }
+    }
+
+    /// Keeps the log probabilities of tokens that have no text yet, because a character is not complete: they go with
+    /// the text that comes next.
+    fn keep_logprobs(&mut self, logprobs: Vec<TokenLogprob>) {
+        if self.fits(logprobs.iter().map(TokenLogprob::kept_bytes).sum()) {
+            self.early_logprobs.extend(logprobs);
         }
     }
 
@@ -257,10 +285,12 @@ impl ResponseStream {
     }
 
     fn call(&mut self, delta: &ToolCallDelta<'_>) {
-        let (position, arguments) = self.calls.add(delta);
-        // An empty call costs memory too.
-        if !self.fits(arguments.len() + size_of::<OutputItem>()) {
+        let Added { position, arguments, kept_bytes } = self.calls.add(delta);
+        if !self.fits(kept_bytes) {
             return;
+        }
+        if self.calls.len() > MAX_CALLS {
+            return self.fail(upstream_failure("The upstream made more tool calls than this service accepts."));
         }
         let is_held = |held: &Held| matches!(held, Held::Call { position: held } if *held == position);
         let opened = self.calls.get(position).is_some_and(|call| !call.call_id.is_empty());
@@ -557,6 +587,12 @@ fn in_progress<'a>() -> ResponseState<'a> {
         output: &[],
         usage: None,
     }
+}
+
+/// Where a body is no chat completion, without what stands there: that is the model's.
+fn place_of(error: &serde_json::Error) -> String {
+    let (kind, line, column) = (error.classify(), error.line(), error.column());
+    format!("not a chat completion: {kind:?} error at line {line} column {column}")
 }
 
 /// An error in place of an answer: an `error` member with something in it, an `error` event, or vLLM's oldest form.

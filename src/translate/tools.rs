@@ -3,13 +3,18 @@
 //! Tool types that chat lacks are skipped and reported, never refused: agents always send some. A choice that could
 //! only be met by a skipped tool is refused, never widened.
 
+use std::collections::{HashMap, HashSet};
+
 use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::error::RequestError;
-use super::lossy::Lossy;
+use super::lossy::{Lossy, skip_unknown};
 use crate::openai::chat::{ChatTool, ChatToolChoice, FunctionDefinition, FunctionName};
 use crate::openai::raw::{InvalidMember, RawObject};
+
+/// What a function tool says that chat can say too.
+const FUNCTION_MEMBERS: [&str; 5] = ["type", "name", "description", "parameters", "strict"];
 
 /// The tools of a request in both forms.
 #[derive(Debug)]
@@ -32,6 +37,7 @@ pub fn translate(tools: &[RawObject], choice: Option<&RawValue>, lossy: &mut Los
     for (index, tool) in tools.iter().enumerate() {
         let kind = member::<String>(tool, "type", index)?.ok_or_else(|| missing(index, "type"))?;
         if kind == "function" {
+            skip_unknown(tool, &FUNCTION_MEMBERS, "tool", lossy);
             chat.push(function(tool, index)?);
             echo.push(echo_of_function(tool));
         } else {
@@ -114,12 +120,14 @@ fn apply_choice(choice: Option<&RawValue>, chat: &mut Vec<ChatTool>) -> Result<O
         let mode = mode(&word).ok_or_else(|| invalid("must be 'auto', 'none', 'required' or an object"))?;
         return needs_a_tool(mode, chat).map(|mode| Some(ChatToolChoice::Mode(mode)));
     }
-    let named: NamedChoice = serde_json::from_str(choice.get())
-        .map_err(|_| invalid("must be 'auto', 'none', 'required' or an object with a 'type'"))?;
+    let named: NamedChoice = serde_json::from_str(choice.get()).map_err(|_| {
+        let reason = "must be 'auto', 'none', 'required' or an object with a 'type'".to_owned();
+        RequestError::InvalidType(InvalidMember { param: "tool_choice".to_owned(), reason })
+    })?;
     match named.kind.as_str() {
         "function" => {
             let name = named.name.ok_or_else(|| invalid("a choice of type 'function' needs a 'name'"))?;
-            find(chat, &name)?;
+            find(&names(chat), &name)?;
             Ok(Some(ChatToolChoice::Function { kind: "function", function: FunctionName { name } }))
         }
         "allowed_tools" => {
@@ -145,23 +153,37 @@ fn needs_a_tool(mode: &'static str, chat: &[ChatTool]) -> Result<&'static str, R
     Ok(mode)
 }
 
-fn find(chat: &[ChatTool], name: &str) -> Result<(), RequestError> {
-    match chat.iter().filter(|tool| tool.function.name == name).count() {
-        1 => Ok(()),
-        0 => Err(invalid("names a function that is not in 'tools'")),
-        _ => Err(invalid("names a function that is in 'tools' more than once")),
+/// How often each function name stands in `tools`.
+fn names(chat: &[ChatTool]) -> HashMap<String, usize> {
+    let mut names = HashMap::with_capacity(chat.len());
+    for tool in chat {
+        *names.entry(tool.function.name.clone()).or_default() += 1;
+    }
+    names
+}
+
+fn find(names: &HashMap<String, usize>, name: &str) -> Result<(), RequestError> {
+    match names.get(name) {
+        Some(1) => Ok(()),
+        None => Err(invalid("names a function that is not in 'tools'")),
+        Some(_) => Err(invalid("names a function that is in 'tools' more than once")),
     }
 }
 
 /// Leaves only the allowed tools, in the order of `tools`.
 fn restrict(chat: &mut Vec<ChatTool>, allowed: &[NamedTool]) -> Result<(), RequestError> {
+    let names = names(chat);
+    let mut kept = HashSet::with_capacity(allowed.len());
     for tool in allowed {
         match (&*tool.kind, &tool.name) {
-            ("function", Some(name)) => find(chat, name)?,
+            ("function", Some(name)) => {
+                find(&names, name)?;
+                kept.insert(name.as_str());
+            }
             _ => return Err(invalid("'allowed_tools' may list function tools by name only")),
         }
     }
-    chat.retain(|tool| allowed.iter().any(|allowed| allowed.name.as_deref() == Some(&tool.function.name)));
+    chat.retain(|tool| kept.contains(tool.function.name.as_str()));
     Ok(())
 }
 
