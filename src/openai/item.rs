@@ -275,10 +275,10 @@ impl Part {
 ///
 /// # Errors
 /// Never in practice: a string always serialises.
-pub fn message_from_text(text: &str) -> Result<RawObject, serde_json::Error> {
+pub fn message_from_text(text: &RawValue) -> Result<RawObject, serde_json::Error> {
     let mut object = RawObject::default();
     object.set("role", to_raw_value("user")?);
-    object.set("content", to_raw_value(text)?);
+    object.set("content", text.to_owned());
     Ok(object)
 }
 
@@ -291,8 +291,8 @@ pub fn normalise(mut object: RawObject, item: &Item, id: &str) -> Result<Box<Raw
     match item {
         Item::Message { role, .. } => {
             object.set("status", to_raw_value(&object.text("status").as_deref().unwrap_or("completed"))?);
-            if let Some(text) = object.text("content") {
-                object.set("content", content_of_text(*role, &text)?);
+            if let Some(text) = object.raw("content").filter(|content| content.get().starts_with('"')) {
+                object.set("content", content_of_text(*role, text)?);
             }
             object.set_first("type", to_raw_value("message")?);
         }
@@ -306,12 +306,12 @@ pub fn normalise(mut object: RawObject, item: &Item, id: &str) -> Result<Box<Raw
     to_raw_value(&object)
 }
 
-fn content_of_text(role: Role, text: &str) -> Result<Box<RawValue>, serde_json::Error> {
+fn content_of_text(role: Role, text: &RawValue) -> Result<Box<RawValue>, serde_json::Error> {
     #[derive(serde::Serialize)]
     #[serde(tag = "type", rename_all = "snake_case")]
     enum TextPart<'a> {
-        InputText { text: &'a str },
-        OutputText { annotations: [(); 0], logprobs: [(); 0], text: &'a str },
+        InputText { text: &'a RawValue },
+        OutputText { annotations: [(); 0], logprobs: [(); 0], text: &'a RawValue },
     }
     let part = match role {
         Role::Assistant => TextPart::OutputText { annotations: [], logprobs: [], text },

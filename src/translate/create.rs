@@ -261,8 +261,9 @@ fn input_items(members: &RawObject) -> Result<Vec<InputItem>, RequestError> {
         return Err(RequestError::Missing { param: "input".to_owned() });
     };
     let objects = if input.get().starts_with('"') {
-        let text: String = read_raw("input", input)?;
-        vec![item::message_from_text(&text).map_err(|error| invalid("input", error.to_string()))?]
+        // Read for the error alone: what is kept is its exact form.
+        read_raw::<String>("input", input)?;
+        vec![item::message_from_text(input).map_err(|error| invalid("input", error.to_string()))?]
     } else {
         let items: Vec<Box<RawValue>> =
             read_raw("input", input).map_err(|_| wrong_type("input", "must be a string or a list of items"))?;
