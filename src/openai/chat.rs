@@ -280,7 +280,7 @@ pub struct ChatAnswer<'a> {
     #[serde(borrow)]
     pub error: Option<&'a RawValue>,
     /// `error` marks the oldest error form of vLLM.
-    #[serde(borrow, deserialize_with = "borrowed_text")]
+    #[serde(borrow)]
     pub object: Option<Cow<'a, str>>,
 }
 
@@ -297,7 +297,7 @@ pub struct Choice<'a> {
     #[serde(borrow)]
     pub message: Option<Message<'a>>,
     /// Why generation ended.
-    #[serde(borrow, deserialize_with = "borrowed_text")]
+    #[serde(borrow)]
     pub finish_reason: Option<Cow<'a, str>>,
     /// Token log probabilities.
     pub logprobs: Option<ChoiceLogprobs>,
@@ -311,13 +311,13 @@ pub struct Message<'a> {
     #[serde(borrow, deserialize_with = "text_or_parts")]
     pub content: Option<Cow<'a, str>>,
     /// Refusal text.
-    #[serde(borrow, deserialize_with = "borrowed_text")]
+    #[serde(borrow)]
     pub refusal: Option<Cow<'a, str>>,
     /// Reasoning as DeepSeek, SGLang, llama.cpp and older vLLM spell it.
-    #[serde(borrow, deserialize_with = "borrowed_text")]
+    #[serde(borrow)]
     pub reasoning_content: Option<Cow<'a, str>>,
     /// Reasoning as newer vLLM, Ollama and OpenRouter spell it.
-    #[serde(borrow, deserialize_with = "borrowed_text")]
+    #[serde(borrow)]
     pub reasoning: Option<Cow<'a, str>>,
     /// Reasoning as OpenRouter spells it in full.
     #[serde(borrow, deserialize_with = "null_as_default")]
@@ -358,10 +358,10 @@ impl Message<'_> {
 #[serde(default)]
 pub struct ReasoningDetail<'a> {
     /// Of `reasoning.text`.
-    #[serde(borrow, deserialize_with = "borrowed_text")]
+    #[serde(borrow)]
     pub text: Option<Cow<'a, str>>,
     /// Of `reasoning.summary`.
-    #[serde(borrow, deserialize_with = "borrowed_text")]
+    #[serde(borrow)]
     pub summary: Option<Cow<'a, str>>,
 }
 
@@ -372,7 +372,7 @@ pub struct ToolCallDelta<'a> {
     /// Which call this belongs to; some backends never say.
     pub index: Option<u64>,
     /// The call's id.
-    #[serde(borrow, deserialize_with = "borrowed_text")]
+    #[serde(borrow)]
     pub id: Option<Cow<'a, str>>,
     /// Name and arguments.
     #[serde(borrow)]
@@ -384,7 +384,7 @@ pub struct ToolCallDelta<'a> {
 #[serde(default)]
 pub struct FunctionDelta<'a> {
     /// Function name.
-    #[serde(borrow, deserialize_with = "borrowed_text")]
+    #[serde(borrow)]
     pub name: Option<Cow<'a, str>>,
     /// JSON text; a backend that sends an object gets its text taken.
     #[serde(borrow, deserialize_with = "text_of_any")]
@@ -481,13 +481,6 @@ pub struct CompletionTokensDetails {
 
 fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// Text that is borrowed where it has no escapes: within an `Option`, serde by itself copies every `Cow`.
-fn borrowed_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
-    #[derive(Deserialize)]
-    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    Ok(Option::<Text<'de>>::deserialize(deserializer)?.map(|Text(text)| text))
 }
 
 /// Content is a string, or (Mistral and some proxies) a list of parts of which the text ones count.
