@@ -325,15 +325,14 @@ impl Events {
         if self.delays.is_none() && self.text != unstamped() {
             return Err("the stream has another text".into());
         }
-        match (self.api, self.created, self.completed) {
-            (Api::Responses, Some(id), Some(response)) if id == response.id => {
-                if response.text()? != self.text {
-                    return Err("the completed response has another text than its deltas".into());
-                }
-            }
-            (Api::Responses, ..) => return Err("created and completed are missing or differ".into()),
-            _ if !self.done => return Err("the stream was cut".into()),
-            _ => {}
+        if self.api != Api::Responses {
+            return if self.done { Ok(self.delays.unwrap_or_default()) } else { Err("the stream was cut".into()) };
+        }
+        let (Some(id), Some(response)) = (self.created, self.completed) else {
+            return Err("created or completed is missing".into());
+        };
+        if id != response.id || response.text()? != self.text {
+            return Err("the completed response is not the one that was streamed".into());
         }
         Ok(self.delays.unwrap_or_default())
     }

@@ -345,6 +345,16 @@ mod tests {
     }
 
     #[test]
+    fn text_is_stored_in_the_form_in_which_it_came() {
+        let text = RawValue::from_string(r#""caf\u00e9 \/""#.to_owned()).unwrap();
+        let object = message_from_text(&text).unwrap();
+        let item = parse(&object, "input").unwrap();
+        assert_eq!(item, Item::Message { role: Role::User, content: vec![Part::Text("café /".to_owned())] });
+        let stored = normalise(object, &item, "msg_1").unwrap();
+        assert!(stored.get().contains(r#"[{"type":"input_text","text":"caf\u00e9 \/"}]"#), "{stored}");
+    }
+
+    #[test]
     fn a_message_reads_the_same_with_and_without_type_and_as_string_or_parts() {
         let wanted = Item::Message { role: Role::User, content: vec![Part::Text("hi".to_owned())] };
         for text in [
