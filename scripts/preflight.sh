@@ -1,8 +1,14 @@
 #!/bin/sh
-# Checks that the machine has what the Makefile needs, and names what installs the rest.
-# With --install (as root, on Debian) installs it instead.
+# Checks that the machine has what the Makefile needs, and names what installs the rest: preflight.sh [--install] [WHAT…]
+# With --install (as root, on Debian) installs it instead. WHAT is more than running needs: redis, for tests and clusters;
+# fuzz.
 set -eu
 
+install=
+if [ "${1-}" = --install ]; then
+    install=1
+    shift
+fi
 packages=
 require() { # require PACKAGES COMMAND...: the command succeeds where the packages are installed
     wanted=$1
@@ -15,12 +21,17 @@ require curl command -v curl
 # zstd and mimalloc are C libraries that Cargo builds; the headers come with libc6-dev.
 require "gcc libc6-dev" sh -c 'echo "#include <stdlib.h>" | cc -E -'
 require python3 python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'
-# The tests start servers and clusters of their own.
-require redis-server sh -c 'command -v redis-server && command -v redis-cli'
 require python3-venv python3 -c 'import venv, ensurepip'
+for what in "$@"; do
+    case $what in
+    redis) require redis-server sh -c 'command -v redis-server && command -v redis-cli' ;;
+    # libFuzzer is C++.
+    fuzz) require g++ command -v g++ ;;
+    esac
+done
 
 if [ -n "$packages" ]; then
-    if [ "${1-}" = --install ]; then
+    if [ -n "$install" ]; then
         export DEBIAN_FRONTEND=noninteractive
         apt-get update
         # The list is split into words on purpose.
