@@ -1,0 +1,40 @@
+//! Two routers, each behind an Envoy of its own, on one Redis Cluster.
+
+use serde_json::json;
+
+use super::id;
+use crate::support::redis::Cluster;
+use crate::support::stack::upstream::Answer;
+use crate::support::stack::{Stack, StackOptions};
+
+#[tokio::test]
+async fn another_router_continues_a_chain_as_soon_as_its_stream_has_completed() {
+    let redis = Cluster::shared().config();
+    let nodes: Vec<String> =
+        redis.cluster_addresses.iter().map(|node| format!("{}:{}", node.host, node.port)).collect();
+    let settings = json!({"response_api": {
+        "store_backend": "redis",
+        "redis": {"cluster_mode": true, "cluster_addresses": nodes, "key_prefix": redis.key_prefix},
+    }});
+    let start = || Stack::start(StackOptions { settings: settings.clone(), ..StackOptions::default() });
+    let (one, other) = tokio::join!(start(), start());
+    one.upstream.answer("cluster", |_| Answer::words("An answer."));
+    other.upstream.answer("cluster", |received| {
+        let texts: Vec<String> = received.messages().into_iter().map(|(_, text)| text).collect();
+        Answer::completion(&texts.join("|"))
+    });
+    for round in 0..20 {
+        let question = format!("Question {round}?");
+        let asked = json!({"model": "cluster", "input": question, "stream": true});
+        let mut events = one.create(&asked).await.events();
+        let completed = events.skip_to("response.completed").await;
+        let parent = id(&completed["response"]);
+        // No pause: what was completed is stored, for every router.
+        let next = json!({"model": "cluster", "input": "And?", "previous_response_id": parent});
+        let next = other.created(&next).await;
+        assert_eq!(next["output_text"], format!("{question}|An answer.|And?"));
+        assert_eq!(one.retrieve(id(&next)).await.json().await, next);
+        assert_eq!(other.delete(parent).await.status, 200);
+        assert_eq!(one.retrieve(parent).await.status, 404);
+    }
+}
