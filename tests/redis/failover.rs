@@ -14,7 +14,7 @@ use responses_router::store::{HistoryError, Record, ResponseStore, history};
 use tokio::task::JoinSet;
 
 use super::{LIMITS, open, read, turn};
-use crate::support::redis::{Cluster, NODE_TIMEOUT, cli};
+use crate::support::redis::{Cluster, NODE_TIMEOUT, cli, try_until};
 
 const CHAINS: usize = 30;
 const TURNS_PER_CHAIN: usize = 12;
@@ -242,6 +242,9 @@ async fn failover_of_slots_in_use_to_other_masters_fails_nothing() {
         let began = Instant::now();
         let moved = tokio::task::spawn_blocking(move || {
             let node = format!("127.0.0.1:{port}");
+            // redis-cli refuses while the nodes still tell each other of the move before.
+            let agreed = || !cli(port, &["--cluster", "check", &node]).contains("[ERR]");
+            assert!(try_until(Duration::from_secs(60), agreed), "the nodes do not agree");
             let slots = ["--cluster-from", &from, "--cluster-to", &to, "--cluster-slots", "1500", "--cluster-yes"];
             let mut args = vec!["--cluster", "reshard", &node];
             args.extend(slots);
