@@ -69,12 +69,6 @@ pub enum ExchangeError {
 }
 
 impl ExchangeError {
-    /// Whether nobody is left to answer.
-    #[must_use]
-    pub fn is_gone(&self) -> bool {
-        matches!(self, Self::Gone | Self::Broken(_))
-    }
-
     fn status(&self) -> Status {
         let text = self.to_string();
         match self {

@@ -15,7 +15,6 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
 
 use super::calls::{Added, Calls};
 use super::emitter::Emitter;
@@ -146,7 +145,7 @@ impl ResponseStream {
     /// [`BadAnswer`] when there is no usable message in it. An error in its place makes the response a failed one.
     pub fn push_completion(&mut self, body: &[u8]) -> Result<(), BadAnswer> {
         let answer: ChatAnswer<'_> = serde_json::from_slice(body).map_err(|error| BadAnswer(place_of(&error)))?;
-        if let Some(error) = reported_error(&answer, b"", body) {
+        if let Some(error) = UpstreamError::reported(&answer, b"", body) {
             // An error under a status of success; what it says counts, as in a stream.
             self.fail(error.response_error());
             return Ok(());
@@ -208,7 +207,7 @@ impl ResponseStream {
             Err(_) if event == b"error" => return self.fail(UpstreamError::parse(data).response_error()),
             Err(_) => return self.fail(upstream_failure("The upstream sent a chunk that cannot be read.")),
         };
-        if let Some(error) = reported_error(&answer, event, data) {
+        if let Some(error) = UpstreamError::reported(&answer, event, data) {
             return self.fail(error.response_error());
         }
         // Some backends count as they go: the last count is the whole.
@@ -593,12 +592,4 @@ fn in_progress<'a>() -> ResponseState<'a> {
 fn place_of(error: &serde_json::Error) -> String {
     let (kind, line, column) = (error.classify(), error.line(), error.column());
     format!("not a chat completion: {kind:?} error at line {line} column {column}")
-}
-
-/// An error in place of an answer: an `error` member with something in it, an `error` event, or vLLM's oldest form.
-fn reported_error(answer: &ChatAnswer<'_>, event: &[u8], data: &[u8]) -> Option<UpstreamError> {
-    let says_something = |raw: &RawValue| !matches!(raw.get(), "null" | "false" | "\"\"" | "{}");
-    let reported =
-        answer.error.is_some_and(says_something) || event == b"error" || answer.object.as_deref() == Some("error");
-    reported.then(|| UpstreamError::parse(data))
 }

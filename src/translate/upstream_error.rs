@@ -5,7 +5,9 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
+use crate::openai::chat::ChatAnswer;
 use crate::openai::error::WireError;
 use crate::openai::responses::ResponseError;
 
@@ -35,6 +37,14 @@ impl UpstreamError {
             (_, Some(Value::Object(detail))) => Self::from_members(detail),
             _ => Self::from_members(&object),
         }
+    }
+
+    /// An error in place of an answer: an `error` member with something in it, an `error` event, or vLLM's oldest form.
+    pub(super) fn reported(answer: &ChatAnswer<'_>, event: &[u8], data: &[u8]) -> Option<Self> {
+        let says_something = |raw: &RawValue| !matches!(raw.get(), "null" | "false" | "\"\"" | "{}");
+        let reported =
+            answer.error.is_some_and(says_something) || event == b"error" || answer.object.as_deref() == Some("error");
+        reported.then(|| Self::parse(data))
     }
 
     fn from_members(members: &serde_json::Map<String, Value>) -> Self {
