@@ -8,6 +8,7 @@ mod checked;
 mod disk;
 mod environment;
 mod expanding;
+mod history;
 mod limits;
 mod redis;
 mod response_api;
@@ -25,12 +26,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 pub use self::disk::Disk;
+pub use self::history::History;
 pub use self::limits::{Limits, Stream};
 pub use self::redis::{Compression, OnMissingAcks, Redis, RedisAddress, RedisAddressError, RedisServer};
 pub use self::response_api::{OnStoreError, ResponseApi, StoreBackend};
 pub use self::server::{Listen, ListenError, Server};
 pub use self::telemetry::{LogFormat, Telemetry};
-pub use self::upstream::Upstream;
+pub use self::upstream::{Model, Upstream};
 
 use self::environment::Environment;
 use self::redis::RedisKeys;
@@ -47,6 +49,8 @@ pub struct Config {
     pub response_api: ResponseApi,
     /// How the chat backend wants to be spoken to.
     pub upstream: Upstream,
+    /// What becomes of a history that does not fit together.
+    pub history: History,
     /// The heartbeat of streams.
     pub stream: Stream,
     /// What bounds an exchange.
@@ -91,16 +95,14 @@ impl Config {
 
     /// What the translation may know of the config.
     pub fn translation(&self) -> Settings {
-        Settings {
-            default_model: self.upstream.default_model.clone(),
-            forward_unknown: self.upstream.forward_unknown.clone(),
-            system_messages: self.upstream.system_messages,
-            developer_role: self.upstream.developer_role,
-            max_tokens_field: self.upstream.max_tokens_field,
-            reasoning_replay: self.upstream.reasoning_replay,
-            max_answer_bytes: self.limits.max_answer_bytes,
-            max_sse_frame_bytes: self.limits.max_sse_frame_bytes,
-        }
+        let Limits { max_answer_bytes, max_sse_frame_bytes, .. } = self.limits;
+        let history_repair = self.history.repair;
+        self.upstream.translation(Settings {
+            history_repair,
+            max_answer_bytes,
+            max_sse_frame_bytes,
+            ..Settings::default()
+        })
     }
 
     /// Refuses values that are good by themselves and cannot be together.

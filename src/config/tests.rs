@@ -13,9 +13,13 @@ use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::translate::presets::Preset;
 use crate::translate::settings::{
-    DeveloperRole, ForwardUnknown, MaxTokensField, ReasoningReplay, Settings, SystemMessages,
+    AssistantContent, DeveloperRole, EffortForm, EffortMap, ForwardUnknown, HistoryRepair, InputFiles, JsonSchemaForm,
+    MaxTokensField, NamedToolChoice, ReasoningField, ReasoningReplay, ResponseFormatWithTools, SendOrDrop, Settings,
+    SplitThink, SystemMessages, ThinkTags, ToolOutputMedia,
 };
+use crate::translate::upstream_dialect::UpstreamDialect;
 
 /// A directory of config files that is gone with the test.
 struct Files(PathBuf);
@@ -159,7 +163,22 @@ upstream:
   developer_role: developer
   max_tokens_field: max_completion_tokens
   reasoning_replay: always
+  reasoning_field: reasoning
+  reasoning_effort: both
+  reasoning_effort_map: {none: null, xhigh: high}
+  response_format_with_tools: withhold
+  json_schema: json_object
+  strict_tools: drop
+  parallel_tool_calls: drop
+  named_tool_choice: required
+  stream_options: drop
+  assistant_content: string
+  files: send
+  tool_output_media: parts
+  split_think: implied
+  think_tags: ["<t>", "</t>"]
   clear_route_cache: false
+history: {repair: repair}
 stream: {heartbeat_seconds: 0}
 limits:
   max_request_bytes: 1
@@ -215,19 +234,75 @@ telemetry: {log_format: json, log_level: "warn,responses_router=debug"}
 
     assert_eq!(config.upstream.chat_path, "/chat?v=1");
     assert!(!config.upstream.clear_route_cache);
+    let effort_map = [("none".to_owned(), None), ("xhigh".to_owned(), Some("high".to_owned()))];
     assert_eq!(
         config.translation(),
         Settings {
             default_model: Some("qwen3".to_owned()),
-            forward_unknown: ForwardUnknown::Only(vec!["top_k".to_owned(), "min_p".to_owned()]),
-            system_messages: SystemMessages::Keep,
-            developer_role: DeveloperRole::Developer,
-            max_tokens_field: MaxTokensField::MaxCompletionTokens,
-            reasoning_replay: ReasoningReplay::Always,
+            dialect: UpstreamDialect {
+                forward_unknown: ForwardUnknown::Only(vec!["top_k".to_owned(), "min_p".to_owned()]),
+                system_messages: SystemMessages::Keep,
+                developer_role: DeveloperRole::Developer,
+                max_tokens_field: MaxTokensField::MaxCompletionTokens,
+                reasoning_replay: ReasoningReplay::Always,
+                reasoning_field: ReasoningField::Reasoning,
+                reasoning_effort: EffortForm::Both,
+                reasoning_effort_map: EffortMap(effort_map.into_iter().collect()),
+                response_format_with_tools: ResponseFormatWithTools::Withhold,
+                json_schema: JsonSchemaForm::JsonObject,
+                strict_tools: SendOrDrop::Drop,
+                parallel_tool_calls: SendOrDrop::Drop,
+                named_tool_choice: NamedToolChoice::Required,
+                stream_options: SendOrDrop::Drop,
+                assistant_content: AssistantContent::String,
+                files: InputFiles::Send,
+                tool_output_media: ToolOutputMedia::Parts,
+                split_think: SplitThink::Implied,
+                think_tags: ThinkTags { open: "<t>".to_owned(), close: "</t>".to_owned() },
+            },
+            models: Vec::new(),
+            history_repair: HistoryRepair::Repair,
             max_answer_bytes: 2,
             max_sse_frame_bytes: 3,
         }
     );
+}
+
+#[test]
+fn a_models_keys_win_over_its_preset_and_that_over_the_blocks_keys_and_their_preset() {
+    let settings = load(
+        r#"
+upstream:
+  preset: deepseek
+  reasoning_replay: never
+  models:
+    - {match: "gpt-*", preset: openai, files: refuse}
+    - {match: "gpt-oss*", reasoning_effort: drop}
+    - match: "*"
+      developer_role: developer
+"#,
+    )
+    .unwrap()
+    .translation();
+    let of = |model| settings.for_model(model);
+
+    // No entry says what the block and its preset say, unless the block has a key of its own.
+    let block = &settings.dialect;
+    assert_eq!(block.json_schema, JsonSchemaForm::JsonObject);
+    assert_eq!(block.reasoning_replay, ReasoningReplay::Never);
+    // The first entry that fits counts, though a later one fits better.
+    assert_eq!(of("gpt-oss-20b"), of("gpt-5"));
+    // The entry's preset wins over the block's keys and preset, the entry's keys over both.
+    assert_eq!(of("gpt-5").json_schema, JsonSchemaForm::Send);
+    assert_eq!(of("gpt-5").files, InputFiles::Refuse);
+    // What an entry leaves open is as in the block.
+    assert_eq!(*of("other"), UpstreamDialect { developer_role: DeveloperRole::Developer, ..block.clone() });
+}
+
+#[test]
+fn a_null_key_says_nothing() {
+    let settings = load("upstream: {preset: vllm, reasoning_field: null, think_tags: , models: []}").unwrap();
+    assert_eq!(settings.translation().dialect, UpstreamDialect::default().with(Preset::Vllm.keys()));
 }
 
 #[test]

@@ -7,10 +7,13 @@ pub mod create;
 pub mod ending;
 pub mod error;
 pub mod lossy;
+pub mod model_glob;
+pub mod presets;
 pub mod request;
 pub mod settings;
 pub mod stream;
 pub mod tools;
+pub mod upstream_dialect;
 pub mod upstream_error;
 
 mod calls;

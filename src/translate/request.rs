@@ -10,6 +10,7 @@ use super::lossy::Lossy;
 use super::settings::{MaxTokensField, Settings};
 use super::tools::{self, ToolSet};
 use super::transcript::Transcript;
+use super::upstream_dialect::UpstreamDialect;
 use crate::id::ResponseId;
 use crate::openai::chat::{ChatRequest, JsonSchema, ResponseFormat, StreamOptions};
 use crate::openai::item::{self, Item};
@@ -130,10 +131,11 @@ pub fn request(
     let mut lossy = std::mem::take(&mut create.lossy);
     let model = create.model.take().or_else(|| settings.default_model.clone());
     let model = model.ok_or_else(|| RequestError::Missing { param: "model".to_owned() })?;
+    let dialect = settings.for_model(&model);
     let tool_set = tools::translate(&create.tools, create.tool_choice.as_deref(), &mut lossy)?;
     let response_format = response_format(&create.text)?;
 
-    let mut transcript = Transcript::new(settings, create.instructions.as_deref());
+    let mut transcript = Transcript::new(dialect, create.instructions.as_deref());
     for turn in history {
         add_turn(&mut transcript, *turn, &mut lossy)?;
     }
@@ -151,7 +153,7 @@ pub fn request(
     let echo = echo(&create, &tool_set, model)?;
     let has_tools = !tool_set.chat.is_empty();
     let logprobs = create.include_logprobs || create.top_logprobs.is_some_and(|count| count > 0);
-    let (max_completion_tokens, max_tokens) = match settings.max_tokens_field {
+    let (max_completion_tokens, max_tokens) = match dialect.max_tokens_field {
         MaxTokensField::MaxCompletionTokens => (create.max_output_tokens, None),
         MaxTokensField::MaxTokens => (None, create.max_output_tokens),
     };
@@ -177,7 +179,7 @@ pub fn request(
         user: create.user,
         extras: RawObject::default(),
     };
-    chat.extras = extras(&create.extras, &chat, settings, &mut lossy);
+    chat.extras = extras(&create.extras, &chat, dialect, &mut lossy);
     let body = serde_json::to_vec(&chat).map_err(unserialisable)?;
     let plan = Plan { id, created_at: now, stream: create.stream, store: create.store, summary, input, lossy, echo };
     Ok(Translated { chat: body, plan })
@@ -267,7 +269,7 @@ fn response_format(text: &TextOptions) -> Result<Option<ResponseFormat>, Request
 }
 
 /// The backend extras that go up: those the operator allows, never one that the request says in the Responses way.
-fn extras(given: &RawObject, chat: &ChatRequest<'_>, settings: &Settings, lossy: &mut Lossy) -> RawObject {
+fn extras(given: &RawObject, chat: &ChatRequest<'_>, dialect: &UpstreamDialect, lossy: &mut Lossy) -> RawObject {
     let mut extras = RawObject::default();
     for (key, value) in given.iter() {
         let said_already = match key {
@@ -277,7 +279,7 @@ fn extras(given: &RawObject, chat: &ChatRequest<'_>, settings: &Settings, lossy:
             "logprobs" => chat.logprobs.is_some(),
             _ => false,
         };
-        if said_already || !settings.forward_unknown.allows(key) {
+        if said_already || !dialect.forward_unknown.allows(key) {
             lossy.skip("extra", key);
         } else {
             extras.push(key, value.to_owned());

@@ -3,26 +3,25 @@
 //! Part of the core: plain values that know serde, but neither YAML nor the config file. `config` builds a [`Settings`]
 //! from the file; tests build one by hand from its `Default`, which is the same as that of an empty file.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+
+use super::upstream_dialect::{ModelDialect, UpstreamDialect};
 
 /// All that the translation may ask of the config.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// The model of a request that names none. Default: none, such a request is a 400.
     pub default_model: Option<String>,
-    /// Which top-level keys that we do not know go on to the backend. Default: all.
-    pub forward_unknown: ForwardUnknown,
-    /// What becomes of several system-class messages. Default: merged into one.
-    pub system_messages: SystemMessages,
-    /// The chat role of developer messages. Default: `system`.
-    pub developer_role: DeveloperRole,
-    /// The chat name of `max_output_tokens`. Default: `max_tokens`.
-    pub max_tokens_field: MaxTokensField,
-    /// When the backend gets its own earlier reasoning again. Default: in tool turns.
-    pub reasoning_replay: ReasoningReplay,
+    /// How the backend of a model wants to be spoken to that fits no pattern of `models`.
+    pub dialect: UpstreamDialect,
+    /// How the backends of other models want to be spoken to. The first pattern that fits counts. Default: empty.
+    pub models: Vec<ModelDialect>,
+    /// What becomes of calls without output and of outputs without call. Default: such a request is a 400.
+    pub history_repair: HistoryRepair,
     /// The most bytes of an upstream's answer, and of the text gathered from its stream. Default: 64 MiB.
     pub max_answer_bytes: usize,
     /// The most bytes of one SSE frame of the upstream. Default: 8 MiB.
@@ -33,15 +32,32 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             default_model: None,
-            forward_unknown: ForwardUnknown::default(),
-            system_messages: SystemMessages::default(),
-            developer_role: DeveloperRole::default(),
-            max_tokens_field: MaxTokensField::default(),
-            reasoning_replay: ReasoningReplay::default(),
+            dialect: UpstreamDialect::default(),
+            models: Vec::new(),
+            history_repair: HistoryRepair::default(),
             max_answer_bytes: 64 * 1024 * 1024,
             max_sse_frame_bytes: 8 * 1024 * 1024,
         }
     }
+}
+
+impl Settings {
+    /// How the backend of this model wants to be spoken to.
+    #[must_use]
+    pub fn for_model(&self, model: &str) -> &UpstreamDialect {
+        self.models.iter().find(|entry| entry.pattern.matches(model)).map_or(&self.dialect, |entry| &entry.dialect)
+    }
+}
+
+/// What becomes of a history in which calls and outputs do not pair, because a user interrupted or an agent forgot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "strict or repair")]
+pub enum HistoryRepair {
+    /// It is refused, with the reference's message.
+    #[default]
+    Strict,
+    /// A call without output gets a neutral one, an output without call is left out; both are reported.
+    Repair,
 }
 
 /// Which unknown top-level request keys (`top_k`, `chat_template_kwargs`, …) go on to the backend, verbatim.
@@ -151,6 +167,221 @@ pub enum ReasoningReplay {
     ToolTurns,
     /// With every assistant message.
     Always,
+}
+
+/// The member of an assistant message under which its reasoning goes back up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "reasoning_content or reasoning")]
+pub enum ReasoningField {
+    /// `reasoning_content`, as DeepSeek introduced it.
+    #[default]
+    ReasoningContent,
+    /// `reasoning`, as newer vLLM and Ollama have it.
+    Reasoning,
+}
+
+/// How `reasoning.effort` goes up. Templates ignore variables that they do not use, so all of those that are known are
+/// set: `enable_thinking` and `thinking` (false for the effort `none`, else true) and `reasoning_effort`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "reasoning_effort, chat_template_kwargs, both, thinking or drop")]
+pub enum EffortForm {
+    /// As `reasoning_effort`.
+    #[default]
+    ReasoningEffort,
+    /// As variables of the chat template, in `chat_template_kwargs`.
+    ChatTemplateKwargs,
+    /// As variables of the template that switch thinking on or off, and, unless it is off, as `reasoning_effort`.
+    Both,
+    /// As `reasoning_effort`, or for the effort `none` as `thinking: {"type": "disabled"}`.
+    Thinking,
+    /// Not at all. It is reported.
+    Drop,
+}
+
+/// What the efforts of the reference (`none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`) are called by a
+/// backend that knows other ones. A null sends none, and is reported.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(transparent)]
+pub struct EffortMap(pub BTreeMap<String, Option<String>>);
+
+impl EffortMap {
+    /// What to send for an effort; `None` is nothing.
+    #[must_use]
+    pub fn get<'a>(&'a self, effort: &'a str) -> Option<&'a str> {
+        self.0.get(effort).map_or(Some(effort), Option::as_deref)
+    }
+}
+
+/// What becomes of `text.format` while the model may call tools. Backends that constrain decoding to the format make
+/// calls impossible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "send, withhold or instruct")]
+pub enum ResponseFormatWithTools {
+    /// It goes up.
+    #[default]
+    Send,
+    /// It is kept back, and reported.
+    Withhold,
+    /// It is kept back, and reported; the system message asks for it instead.
+    Instruct,
+}
+
+/// How a JSON schema for the answer goes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "send or json_object")]
+pub enum JsonSchemaForm {
+    /// As it is.
+    #[default]
+    Send,
+    /// As the format `json_object`, reported; the system message asks for the schema.
+    JsonObject,
+}
+
+/// Whether a parameter goes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "send or drop")]
+pub enum SendOrDrop {
+    /// It does.
+    #[default]
+    Send,
+    /// It does not; where that changes the answer, it is reported.
+    Drop,
+}
+
+/// How a `tool_choice` that names one tool goes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "send or required")]
+pub enum NamedToolChoice {
+    /// As it is.
+    #[default]
+    Send,
+    /// As `required`, with that tool alone: the same, for backends that know the words only.
+    Required,
+}
+
+/// The content of an assistant message that has calls and no text. Templates differ in what they accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "nullable or string")]
+pub enum AssistantContent {
+    /// `null`, as the chat reference has it.
+    #[default]
+    Nullable,
+    /// `""`.
+    String,
+}
+
+/// What becomes of files with inline data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "send or refuse")]
+pub enum InputFiles {
+    /// They go up as `file` parts.
+    Send,
+    /// The request is a 400: few backends know such parts.
+    #[default]
+    Refuse,
+}
+
+/// Where images, files and audio of a tool's output go. Its text is always in the tool message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "user_message, parts, drop or refuse")]
+pub enum ToolOutputMedia {
+    /// Into a user message behind the round's tool messages: the chat reference allows text only in those.
+    #[default]
+    UserMessage,
+    /// Into the tool message, as parts.
+    Parts,
+    /// Nowhere. It is reported.
+    Drop,
+    /// The request is a 400.
+    Refuse,
+}
+
+/// Whether reasoning that the backend leaves in the text, between tags, is taken out of it.
+///
+/// Written as `true`, `false` or `implied`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SplitThink {
+    /// `false`: text is text.
+    #[default]
+    Off,
+    /// `true`: if the text begins with the opening tag.
+    On,
+    /// `implied`: also without it, because the chat template wrote it into the prompt.
+    Implied,
+}
+
+impl<'de> Deserialize<'de> for SplitThink {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Choice;
+
+        impl Visitor<'_> for Choice {
+            type Value = SplitThink;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("true, false or implied")
+            }
+
+            fn visit_bool<E: Error>(self, on: bool) -> Result<SplitThink, E> {
+                Ok(if on { SplitThink::On } else { SplitThink::Off })
+            }
+
+            fn visit_str<E: Error>(self, word: &str) -> Result<SplitThink, E> {
+                if word == "implied" {
+                    Ok(SplitThink::Implied)
+                } else {
+                    Err(E::custom("must be true, false or implied"))
+                }
+            }
+        }
+
+        deserializer.deserialize_any(Choice)
+    }
+}
+
+/// The longest tag, in bytes.
+const MAX_TAG_BYTES: usize = 64;
+
+/// The tags around reasoning in text. Written as a list of two texts, neither empty nor longer than 64 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ThinkTags {
+    /// Before it.
+    pub open: String,
+    /// After it.
+    pub close: String,
+}
+
+impl Default for ThinkTags {
+    fn default() -> Self {
+        ThinkTags { open: "<think>".to_owned(), close: "</think>".to_owned() }
+    }
+}
+
+impl<'de> Deserialize<'de> for ThinkTags {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Pair;
+
+        impl<'de> Visitor<'de> for Pair {
+            type Value = ThinkTags;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("a list of the opening and the closing tag")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut tags: A) -> Result<ThinkTags, A::Error> {
+                let mut found = Vec::new();
+                while let Some(tag) = tags.next_element::<String>()? {
+                    found.push(tag);
+                }
+                let fits = |tag: &String| !tag.trim().is_empty() && tag.trim() == tag && tag.len() <= MAX_TAG_BYTES;
+                match <[String; 2]>::try_from(found) {
+                    Ok([open, close]) if fits(&open) && fits(&close) => Ok(ThinkTags { open, close }),
+                    _ => Err(A::Error::custom("must be two tags of 1 to 64 bytes, without white space around them")),
+                }
+            }
+        }
+
+        deserializer.deserialize_seq(Pair)
+    }
 }
 
 #[cfg(test)]

@@ -8,13 +8,14 @@ use std::collections::HashMap;
 
 use super::error::RequestError;
 use super::lossy::Lossy;
-use super::settings::{DeveloperRole, ReasoningReplay, Settings, SystemMessages};
+use super::settings::{DeveloperRole, ReasoningReplay, SystemMessages};
+use super::upstream_dialect::UpstreamDialect;
 use crate::openai::chat::{CalledFunction, ChatContent, ChatMessage, ChatPart, ChatToolCall, ImageUrl};
 use crate::openai::item::{Item, Part, Role};
 
 /// Gathers items in order, oldest first, and then becomes messages.
 pub(super) struct Transcript<'a> {
-    settings: &'a Settings,
+    dialect: &'a UpstreamDialect,
     /// Instructions and hoisted system text, in order.
     leading: Vec<String>,
     entries: Vec<Entry>,
@@ -51,9 +52,9 @@ struct Call {
 }
 
 impl<'a> Transcript<'a> {
-    pub(super) fn new(settings: &'a Settings, instructions: Option<&str>) -> Self {
+    pub(super) fn new(dialect: &'a UpstreamDialect, instructions: Option<&str>) -> Self {
         Self {
-            settings,
+            dialect,
             leading: instructions.filter(|text| !text.is_empty()).map(str::to_owned).into_iter().collect(),
             entries: Vec::new(),
             rounds: Vec::new(),
@@ -138,7 +139,7 @@ impl<'a> Transcript<'a> {
     }
 
     fn system(&mut self, role: Role, content: Vec<Part>, param: &str) -> Result<(), RequestError> {
-        match self.settings.system_messages {
+        match self.dialect.system_messages {
             SystemMessages::Merge => match chat_content(content) {
                 ChatContent::Text(text) => {
                     if !text.is_empty() {
@@ -197,25 +198,25 @@ impl<'a> Transcript<'a> {
 
     /// The messages, oldest first, with one leading system message when there is anything for it.
     pub(super) fn into_messages(self) -> Result<Vec<ChatMessage>, RequestError> {
-        let settings = self.settings;
+        let dialect = self.dialect;
         let mut messages = Vec::with_capacity(self.entries.len() + 1);
         if !self.leading.is_empty() {
             // Merged text is one message, whose role is what the backend calls such text.
-            let role = match settings.system_messages {
+            let role = match dialect.system_messages {
                 SystemMessages::Merge => Role::Developer,
                 SystemMessages::Keep => Role::System,
             };
-            messages.push(system_message(role, ChatContent::Text(self.leading.join("\n\n")), settings));
+            messages.push(system_message(role, ChatContent::Text(self.leading.join("\n\n")), dialect));
         }
         // Rounds stand in the entries in their own order.
         let mut rounds = self.rounds.into_iter();
         for entry in self.entries {
             match entry {
                 Entry::Said { role: Role::User, content } => messages.push(ChatMessage::User { content }),
-                Entry::Said { role, content } => messages.push(system_message(role, content, settings)),
+                Entry::Said { role, content } => messages.push(system_message(role, content, dialect)),
                 Entry::Round => {
                     if let Some(round) = rounds.next() {
-                        round.into_messages(settings.reasoning_replay, &mut messages)?;
+                        round.into_messages(dialect.reasoning_replay, &mut messages)?;
                     }
                 }
             }
@@ -224,8 +225,8 @@ impl<'a> Transcript<'a> {
     }
 }
 
-fn system_message(role: Role, content: ChatContent, settings: &Settings) -> ChatMessage {
-    match (role, settings.developer_role) {
+fn system_message(role: Role, content: ChatContent, dialect: &UpstreamDialect) -> ChatMessage {
+    match (role, dialect.developer_role) {
         (Role::Developer, DeveloperRole::Developer) => ChatMessage::Developer { content },
         _ => ChatMessage::System { content },
     }

@@ -3,40 +3,32 @@
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
+use responses_router::config::{Config, History, Upstream};
 use responses_router::translate::Settings;
-use responses_router::translate::settings::{
-    DeveloperRole, ForwardUnknown, MaxTokensField, ReasoningReplay, SystemMessages,
-};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 /// The operator's choices as a case spells them; what it leaves out has its default.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub(crate) struct SettingsSpec {
-    default_model: Option<String>,
-    forward_unknown: Option<ForwardUnknown>,
-    system_messages: Option<SystemMessages>,
-    developer_role: Option<DeveloperRole>,
-    max_tokens_field: Option<MaxTokensField>,
-    reasoning_replay: Option<ReasoningReplay>,
+    history: History,
     max_answer_bytes: Option<usize>,
     max_sse_frame_bytes: Option<usize>,
+    /// The keys of the config's `upstream` block.
+    #[serde(flatten)]
+    upstream: Map<String, Value>,
 }
 
 impl SettingsSpec {
     /// The settings that a config file with these keys would give.
     pub(crate) fn settings(self) -> Settings {
-        let default = Settings::default();
-        Settings {
-            default_model: self.default_model.or(default.default_model),
-            forward_unknown: self.forward_unknown.unwrap_or(default.forward_unknown),
-            system_messages: self.system_messages.unwrap_or(default.system_messages),
-            developer_role: self.developer_role.unwrap_or(default.developer_role),
-            max_tokens_field: self.max_tokens_field.unwrap_or(default.max_tokens_field),
-            reasoning_replay: self.reasoning_replay.unwrap_or(default.reasoning_replay),
-            max_answer_bytes: self.max_answer_bytes.unwrap_or(default.max_answer_bytes),
-            max_sse_frame_bytes: self.max_sse_frame_bytes.unwrap_or(default.max_sse_frame_bytes),
-        }
+        let mut config = Config { history: self.history, ..Config::default() };
+        config.upstream = Upstream::deserialize(Value::Object(self.upstream)).unwrap();
+        let limits = &mut config.limits;
+        limits.max_answer_bytes = self.max_answer_bytes.unwrap_or(limits.max_answer_bytes);
+        limits.max_sse_frame_bytes = self.max_sse_frame_bytes.unwrap_or(limits.max_sse_frame_bytes);
+        config.translation()
     }
 }
 

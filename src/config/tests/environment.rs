@@ -33,7 +33,7 @@ upstream:
     assert_eq!(config.response_api.ttl_seconds, Duration::from_secs(60));
     assert_eq!(config.response_api.redis.db, 7);
     assert_eq!(config.response_api.redis.address.to_string(), "redis.local:6379");
-    assert_eq!(config.upstream.forward_unknown, ForwardUnknown::None);
+    assert_eq!(config.upstream.forward_unknown, Some(ForwardUnknown::None));
     assert_eq!(config.upstream.default_model.as_deref(), Some("60"));
 }
 
