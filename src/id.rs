@@ -52,6 +52,20 @@ impl ResponseId {
         &self.0
     }
 
+    /// The response that an item's id names, if it is one of our making: a prefix, the response's digits, an ordinal.
+    #[must_use]
+    pub fn of_item(item_id: &str) -> Option<Self> {
+        let (prefix, rest) = item_id.split_once('_')?;
+        let (digits, ordinal) = rest.rsplit_once('_')?;
+        let is_ours = prefix.bytes().all(|byte| byte.is_ascii_lowercase())
+            && !ordinal.is_empty()
+            && ordinal.bytes().all(|byte| byte.is_ascii_digit());
+        if !is_ours || digits.len() > MAX_RESPONSE_ID_BYTES {
+            return None;
+        }
+        Self::parse(&format!("{RESPONSE_PREFIX}{digits}")).ok()
+    }
+
     /// The id of the item at `ordinal` of this turn. Input items are counted first, then output items.
     #[must_use]
     pub fn item(&self, prefix: ItemPrefix, ordinal: usize) -> String {
@@ -159,5 +173,18 @@ mod tests {
         let id = ResponseId::from_bits(1);
         assert_eq!(id.as_str(), "resp_00000000000000000000000000000001");
         assert_eq!(id.item(ItemPrefix::Message, 3), "msg_00000000000000000000000000000001_3");
+    }
+
+    #[test]
+    fn the_response_of_an_item_is_read_off_the_items_id() {
+        for id in [ResponseId::from_bits(7), ResponseId::parse("resp_of_another-router").unwrap()] {
+            for prefix in [ItemPrefix::Message, ItemPrefix::Reasoning, ItemPrefix::FunctionCall] {
+                assert_eq!(ResponseId::of_item(&id.item(prefix, 12)), Some(id.clone()));
+            }
+        }
+        for foreign in ["", "_", "msg_", "msg_1", "msg__1", "msg_a_", "msg_a_b", "MSG_a_1", "m{g_a_1", "msg_a:b_1"] {
+            assert_eq!(ResponseId::of_item(foreign), None, "{foreign}");
+        }
+        assert_eq!(ResponseId::of_item(&format!("msg_{}_1", "a".repeat(92))), None);
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use responses_router::id::{CountingIds, IdSource};
 use responses_router::translate::upstream_error::UpstreamError;
-use responses_router::translate::{CreateRequest, End, Settings, Turn, request};
+use responses_router::translate::{CreateRequest, End, Past, Settings, Turn, request};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -30,6 +30,9 @@ struct RequestCase {
     /// Oldest first.
     #[serde(default)]
     history: Vec<PastTurn>,
+    /// Other stored turns, to whose items the request refers.
+    #[serde(default)]
+    referenced: Vec<PastTurn>,
     /// The body of the POST; a string stands for a body that is not JSON.
     body: Box<RawValue>,
 }
@@ -44,10 +47,9 @@ struct PastTurn {
 fn request_case(path: &Path) -> String {
     let case: RequestCase = read_json(path);
     let settings = case.settings.settings();
-    let history: Vec<Turn<'_>> =
-        case.history.iter().map(|turn| Turn { input: &turn.input, response: &turn.response }).collect();
+    let past = Past { chain: &turns(&case.history), referenced: &turns(&case.referenced) };
     let translated = CreateRequest::parse(&text_or_json(&case.body))
-        .and_then(|create| request(create, &history, &settings, CountingIds::default().response_id(), CREATED_AT));
+        .and_then(|create| request(create, past, &settings, CountingIds::default().response_id(), CREATED_AT));
     match translated {
         Err(error) => format!("refused: {error}\n\n{error:#?}"),
         Ok(translated) => {
@@ -58,6 +60,10 @@ fn request_case(path: &Path) -> String {
             format!("chat: {chat}\n\nx-responses-lossy: {lossy}\n\ninput items:\n{items}")
         }
     }
+}
+
+fn turns(past: &[PastTurn]) -> Vec<Turn<'_>> {
+    past.iter().map(|turn| Turn { input: &turn.input, response: &turn.response }).collect()
 }
 
 /// A JSON string stands for the text in it, anything else for itself.

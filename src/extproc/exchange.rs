@@ -23,8 +23,8 @@ use super::refusal;
 use super::route::{Route, Routes};
 use crate::id::{IdSource, ResponseId};
 use crate::openai::error::WireError;
-use crate::store::ChainLimits;
-use crate::translate::{self, CreateRequest, Plan, RequestError, Settings, Turn};
+use crate::store::{ChainLimits, Record, Wanted};
+use crate::translate::{self, CreateRequest, Past, Plan, RequestError, Settings, Turn};
 
 /// The request header by which Envoy's routes can choose a cluster.
 const SELECTED_MODEL: &str = "x-selected-model";
@@ -190,20 +190,14 @@ impl Router {
         let create = CreateRequest::parse(&body).map_err(|error| refuse(&error))?;
         drop(body);
 
-        let history = match &create.previous_response_id {
-            Some(parent) => {
-                let history = self.keeping.history(parent, self.policy.chain).await;
-                Some(history.map_err(|error| refusal::history(&error, parent.as_str()))?)
-            }
-            None => None,
-        };
-        let records = history.as_ref().map(|history| history.records.as_slice()).unwrap_or_default();
-        let turns: Vec<Turn<'_>> =
-            records.iter().map(|record| Turn { input: &record.input, response: &record.response }).collect();
+        let parent = create.previous_response_id.as_ref();
+        let wanted = Wanted { parent, referenced: &create.referenced_responses() };
+        let history = self.keeping.history(wanted, self.policy.chain).await;
+        let history = history.map_err(|error| refusal::history(&error, parent))?;
+        let past = Past { chain: &turns(&history.records), referenced: &turns(&history.referenced) };
         let id = self.ids.response_id();
-        let translated =
-            translate::request(create, &turns, &self.settings, id, now()).map_err(|error| refuse(&error))?;
-        let ancestors = history.map(|history| history.ancestors_of_child()).unwrap_or_default();
+        let translated = translate::request(create, past, &self.settings, id, now()).map_err(|error| refuse(&error))?;
+        let ancestors = history.ancestors_of_child();
         Ok(Admitted { chat: translated.chat, plan: translated.plan, ancestors })
     }
 
@@ -283,6 +277,10 @@ impl Router {
             }
         }
     }
+}
+
+fn turns(records: &[Arc<Record>]) -> Vec<Turn<'_>> {
+    records.iter().map(|record| Turn { input: &record.input, response: &record.response }).collect()
 }
 
 fn refuse(error: &RequestError) -> WireError {

@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::id::ResponseId;
 use crate::openai::responses::ResponseError;
-use crate::store::chain::{self, ChainLimits, History, HistoryError};
+use crate::store::chain::{self, ChainLimits, History, HistoryError, Wanted};
 use crate::store::record::Ancestors;
 use crate::store::{Record, ResponseStore, StoreError, Touch};
 use crate::telemetry::metrics::Metrics;
@@ -46,12 +46,12 @@ impl Keeping {
         self.within("delete", self.store.delete(id)).await
     }
 
-    /// The chain that ends with `parent`, prolonging the life of all of it.
+    /// The chain that ends with the parent and what is referred to besides, prolonging the life of all of it.
     ///
     /// # Errors
     /// [`HistoryError`]; a hole in the chain is one, never a shorter history.
-    pub async fn history(&self, parent: &ResponseId, limits: ChainLimits) -> Result<History, HistoryError> {
-        let load = chain::history(&*self.store, parent, limits);
+    pub async fn history(&self, wanted: Wanted<'_>, limits: ChainLimits) -> Result<History, HistoryError> {
+        let load = chain::history(&*self.store, wanted, limits);
         let result = tokio::time::timeout(self.deadline.saturating_mul(2), load).await;
         let result = result.unwrap_or(Err(HistoryError::Store(StoreError::Timeout)));
         if let Err(HistoryError::Store(error)) = &result {

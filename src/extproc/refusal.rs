@@ -43,6 +43,13 @@ pub fn request(error: &RequestError) -> WireError {
                 .param(param)
                 .code("unsupported_parameter")
         }
+        // One text for unknown, foreign, expired, deleted and unstored items: nobody learns which.
+        RequestError::ItemNotFound { id } => WireError::bad_request(format!(
+            "Item with id '{}' not found. Items are not persisted when `store` is set to false. Try again with `store` \
+             set to true, or remove this item from your input.",
+            shortened(id)
+        ))
+        .param("input"),
         RequestError::PreviousNotFound { id } => previous_not_found(id),
         RequestError::UnansweredCall { call_id } => {
             WireError::bad_request(format!("No tool output found for function call {}.", shortened(call_id)))
@@ -57,10 +64,12 @@ pub fn request(error: &RequestError) -> WireError {
     }
 }
 
-/// A chain that cannot be continued. `parent` is what the client named.
+/// A chain that cannot be continued, or items that cannot be looked up. `parent` is what the client named.
 #[must_use]
-pub fn history(error: &HistoryError, parent: &str) -> WireError {
-    let chain = |message: &str| WireError::bad_request(message).param("previous_response_id");
+pub fn history(error: &HistoryError, parent: Option<&ResponseId>) -> WireError {
+    let param = if parent.is_some() { "previous_response_id" } else { "input" };
+    let chain = |message: &str| WireError::bad_request(message).param(param);
+    let parent = parent.map(ResponseId::as_str).unwrap_or_default();
     match error {
         HistoryError::ParentNotFound => previous_not_found(parent),
         HistoryError::AncestorMissing => chain(&format!(
@@ -70,6 +79,11 @@ pub fn history(error: &HistoryError, parent: &str) -> WireError {
         .code("previous_response_not_found"),
         HistoryError::TooDeep { limit } => {
             chain(&format!("The chain of previous responses is longer than {limit} responses.")).code("chain_too_long")
+        }
+        HistoryError::TooManyReferences { limit } => {
+            WireError::bad_request(format!("The input refers to items of more than {limit} responses."))
+                .param("input")
+                .code("too_many_item_references")
         }
         HistoryError::TooLarge { limit } => {
             chain(&format!("The history of this conversation is larger than {limit} bytes.")).code("chain_too_large")

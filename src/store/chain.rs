@@ -1,10 +1,10 @@
-//! Loading the turns that a new one continues.
+//! Loading the turns that a new one continues, and those whose items it refers to.
 //!
-//! A record names all its ancestors, so a chain of any depth takes two dependent loads: the parent, then everything
-//! above it at once. Only records of the Go semantic-router, which know their parent alone, are walked one by one.
+//! A record names all its ancestors, so a chain of any depth takes two dependent loads: the parent together with all
+//! that is referred to, then everything above the parent at once. Only records of the Go semantic-router, which know their parent alone, are walked one by one.
 //! The result is the whole history or an error: a model must never answer from a history with a hole (CONTRACT §8).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::record::{Ancestors, Record};
@@ -14,17 +14,37 @@ use crate::id::ResponseId;
 /// How much history a turn may bring along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainLimits {
-    /// The most turns in a history, the parent included (`limits.max_chain_depth`).
+    /// The most turns in a history, the parent included, and the most that may be referred to besides
+    /// (`limits.max_chain_depth`).
     pub max_depth: usize,
-    /// The most bytes of input and response JSON in a history (`limits.max_history_bytes`).
+    /// The most bytes of input and response JSON in a history, what is referred to included
+    /// (`limits.max_history_bytes`).
     pub max_bytes: usize,
 }
 
+/// Which stored turns a new one needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The turn that it continues.
+    pub parent: Option<&'a ResponseId>,
+    /// The turns whose items it refers to, none repeated.
+    pub referenced: &'a [ResponseId],
+}
+
+impl<'a> From<&'a ResponseId> for Wanted<'a> {
+    /// A parent, and nothing besides.
+    fn from(parent: &'a ResponseId) -> Self {
+        Self { parent: Some(parent), referenced: &[] }
+    }
+}
+
 /// The turns before a new one: whole, in order, none repeated.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct History {
-    /// Oldest first, the parent last; never empty.
+    /// Oldest first, the parent last; empty without a parent.
     pub records: Vec<Arc<Record>>,
+    /// The turns that are referred to and are not of the chain, in no order, as far as they exist.
+    pub referenced: Vec<Arc<Record>>,
 }
 
 impl History {
@@ -56,6 +76,12 @@ pub enum HistoryError {
         /// The bound in bytes.
         limit: usize,
     },
+    /// The input refers to items of more turns than allowed.
+    #[error("items of more than {limit} turns are referred to")]
+    TooManyReferences {
+        /// The bound in turns.
+        limit: usize,
+    },
     /// A turn is its own ancestor. No client can make such a chain: the data is damaged.
     #[error("the chain leads back to itself")]
     Cycle,
@@ -64,37 +90,75 @@ pub enum HistoryError {
     Store(#[from] StoreError),
 }
 
-/// Loads `parent` and all turns before it, and starts the time to live of each anew.
+/// Loads the parent and all turns before it, and those that are referred to; starts the time to live of each anew.
 ///
-/// Two dependent loads at any depth; one more per record that does not list its ancestors.
+/// Two dependent loads at any depth; one more per record that does not list its ancestors. What is referred to and does
+/// not exist is left out: that is no matter of the chain.
 ///
 /// # Errors
-/// [`HistoryError`]; the depth is checked before the ancestors are loaded.
-pub async fn history(
+/// [`HistoryError`]; depth and number are checked before anything that they bound is loaded.
+pub async fn history<'a>(
     store: &dyn ResponseStore,
-    parent: &ResponseId,
+    wanted: impl Into<Wanted<'a>>,
     limits: ChainLimits,
 ) -> Result<History, HistoryError> {
+    let Wanted { parent, referenced } = wanted.into();
+    if referenced.len() > limits.max_depth {
+        return Err(HistoryError::TooManyReferences { limit: limits.max_depth });
+    }
     let mut walk = Walk { limits, seen: HashSet::new(), newest_first: Vec::new(), bytes: 0 };
+    let first: Vec<ResponseId> =
+        parent.into_iter().chain(referenced.iter().filter(|id| Some(*id) != parent)).cloned().collect();
+    let mut loaded = Loaded::default();
+    loaded.load(store, &first).await?;
+    let Some(parent) = parent else { return walk.finish(loaded) };
+
     walk.enter(std::slice::from_ref(parent))?;
-    let mut record = load_one(store, parent).await?.ok_or(HistoryError::ParentNotFound)?;
+    let mut record = loaded.take(parent).ok_or(HistoryError::ParentNotFound)?;
     loop {
         walk.add(&record)?;
         match &record.ancestors {
             Ancestors::Listed(ids) => {
                 walk.enter(ids)?;
-                let ancestors = load_all(store, ids).await?;
-                for ancestor in ancestors.iter().rev() {
-                    walk.add(ancestor)?;
+                loaded.load(store, ids).await?;
+                for id in ids.iter().rev() {
+                    walk.add(&loaded.take(id).ok_or(HistoryError::AncestorMissing)?)?;
                 }
-                return walk.finish();
+                return walk.finish(loaded);
             }
-            Ancestors::Walk(None) => return walk.finish(),
+            Ancestors::Walk(None) => return walk.finish(loaded),
             Ancestors::Walk(Some(next)) => {
                 walk.enter(std::slice::from_ref(next))?;
-                record = load_one(store, next).await?.ok_or(HistoryError::AncestorMissing)?;
+                loaded.load(store, std::slice::from_ref(next)).await?;
+                record = loaded.take(next).ok_or(HistoryError::AncestorMissing)?;
             }
         }
+    }
+}
+
+/// What has been loaded and has no place in the chain yet.
+#[derive(Default)]
+struct Loaded(HashMap<ResponseId, Arc<Record>>);
+
+impl Loaded {
+    /// Loads what is not there already, in one go; holds the backend to its word: as many answers as ids, each the
+    /// record that was asked for.
+    async fn load(&mut self, store: &dyn ResponseStore, ids: &[ResponseId]) -> Result<(), StoreError> {
+        let missing: Vec<ResponseId> = ids.iter().filter(|id| !self.0.contains_key(*id)).cloned().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let records = store.load(&missing, Touch::Refresh).await?;
+        let matches = |(record, id): (&Option<Arc<Record>>, &ResponseId)| record.as_ref().is_none_or(|r| r.id == *id);
+        if records.len() != missing.len() || !records.iter().zip(&missing).all(matches) {
+            return Err(StoreError::Corrupt("the store answered with another record".to_owned()));
+        }
+        self.0.extend(records.into_iter().flatten().map(|record| (record.id.clone(), record)));
+        Ok(())
+    }
+
+    fn take(&mut self, id: &ResponseId) -> Option<Arc<Record>> {
+        self.0.remove(id)
     }
 }
 
@@ -121,17 +185,26 @@ impl Walk {
     }
 
     fn add(&mut self, record: &Arc<Record>) -> Result<(), HistoryError> {
-        self.bytes = self.bytes.saturating_add(record.payload_bytes());
-        if self.bytes > self.limits.max_bytes {
-            return Err(HistoryError::TooLarge { limit: self.limits.max_bytes });
-        }
+        self.count(record)?;
         self.newest_first.push(Arc::clone(record));
         Ok(())
     }
 
+    fn count(&mut self, record: &Record) -> Result<(), HistoryError> {
+        self.bytes = self.bytes.saturating_add(record.payload_bytes());
+        if self.bytes > self.limits.max_bytes {
+            return Err(HistoryError::TooLarge { limit: self.limits.max_bytes });
+        }
+        Ok(())
+    }
+
     /// The history, if each turn continues the one before it and the oldest continues none: a list of ancestors that
-    /// was cut short would otherwise pass for a shorter chain.
-    fn finish(self) -> Result<History, HistoryError> {
+    /// was cut short would otherwise pass for a shorter chain. What is left of `loaded` is what is referred to.
+    fn finish(mut self, loaded: Loaded) -> Result<History, HistoryError> {
+        let referenced: Vec<Arc<Record>> = loaded.0.into_values().collect();
+        for record in &referenced {
+            self.count(record)?;
+        }
         let mut records = self.newest_first;
         records.reverse();
         let mut previous = None;
@@ -141,31 +214,8 @@ impl Walk {
             }
             previous = Some(&record.id);
         }
-        Ok(History { records })
+        Ok(History { records, referenced })
     }
-}
-
-async fn load_one(store: &dyn ResponseStore, id: &ResponseId) -> Result<Option<Arc<Record>>, HistoryError> {
-    let mut records = load(store, std::slice::from_ref(id)).await?;
-    Ok(records.pop().flatten())
-}
-
-async fn load_all(store: &dyn ResponseStore, ids: &[ResponseId]) -> Result<Vec<Arc<Record>>, HistoryError> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let records = load(store, ids).await?;
-    records.into_iter().collect::<Option<_>>().ok_or(HistoryError::AncestorMissing)
-}
-
-/// Loads, and holds the backend to its word: as many answers as ids, each the record that was asked for.
-async fn load(store: &dyn ResponseStore, ids: &[ResponseId]) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
-    let records = store.load(ids, Touch::Refresh).await?;
-    let matches = |(record, id): (&Option<Arc<Record>>, &ResponseId)| record.as_ref().is_none_or(|r| r.id == *id);
-    if records.len() != ids.len() || !records.iter().zip(ids).all(matches) {
-        return Err(StoreError::Corrupt("the store answered with another record".to_owned()));
-    }
-    Ok(records)
 }
 
 #[cfg(test)]
@@ -243,6 +293,51 @@ mod tests {
 
     async fn load(store: &Counting, parent: u128, limits: ChainLimits) -> Result<Vec<ResponseId>, HistoryError> {
         history(store, &id(parent), limits).await.map(|history| history.ancestors_of_child())
+    }
+
+    async fn load_with(
+        store: &Counting,
+        parent: Option<u128>,
+        referenced: &[u128],
+        limits: ChainLimits,
+    ) -> Result<(usize, Vec<ResponseId>), HistoryError> {
+        let referenced: Vec<ResponseId> = referenced.iter().copied().map(id).collect();
+        let parent = parent.map(id);
+        let wanted = Wanted { parent: parent.as_ref(), referenced: &referenced };
+        let history = history(store, wanted, limits).await?;
+        let mut referenced: Vec<ResponseId> = history.referenced.iter().map(|record| record.id.clone()).collect();
+        referenced.sort();
+        Ok((history.records.len(), referenced))
+    }
+
+    #[tokio::test]
+    async fn what_is_referred_to_comes_with_the_parent_in_one_load() {
+        let store = Counting::chain(10).with(20, listed([])).with(21, listed([]));
+        assert_eq!(load_with(&store, Some(10), &[20, 21, 99], LIMITS).await.unwrap(), (10, vec![id(20), id(21)]));
+        assert_eq!(store.loads.swap(0, Ordering::Relaxed), 2);
+        // Turns of the chain are loaded once and stand in the chain.
+        assert_eq!(load_with(&store, Some(10), &[10, 3, 20], LIMITS).await.unwrap(), (10, vec![id(20)]));
+        assert_eq!(store.loads.swap(0, Ordering::Relaxed), 2);
+        assert_eq!(load_with(&store, None, &[3, 20], LIMITS).await.unwrap(), (0, vec![id(3), id(20)]));
+        assert_eq!(store.loads.swap(0, Ordering::Relaxed), 1);
+        assert_eq!(load_with(&store, None, &[], LIMITS).await.unwrap(), (0, vec![]));
+        assert_eq!(store.loads.into_inner(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_referred_to_is_bounded_in_number_and_in_bytes() {
+        let store = Counting::chain(3);
+        let each = store.records[&id(1)].payload_bytes();
+        let few = ChainLimits { max_depth: 2, ..LIMITS };
+        let error = load_with(&store, None, &[1, 2, 3], few).await.unwrap_err();
+        assert!(matches!(error, HistoryError::TooManyReferences { limit: 2 }));
+        assert_eq!(store.loads.load(Ordering::Relaxed), 0);
+        assert!(load_with(&store, Some(1), &[2, 3], ChainLimits { max_bytes: 3 * each, ..LIMITS }).await.is_ok());
+        let small = ChainLimits { max_bytes: 3 * each - 1, ..LIMITS };
+        assert!(matches!(load_with(&store, Some(1), &[2, 3], small).await, Err(HistoryError::TooLarge { .. })));
+        let down = Counting { down: true, ..Counting::chain(1) };
+        let error = load_with(&down, None, &[1], LIMITS).await.unwrap_err();
+        assert!(matches!(error, HistoryError::Store(StoreError::Timeout)));
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::id::ResponseId;
-pub use chain::{ChainLimits, History, HistoryError, history};
+pub use chain::{ChainLimits, History, HistoryError, Wanted, history};
 pub use disk::{DiskSettings, DiskStore};
 pub use memory::{MemoryBounds, MemoryStore};
 pub use record::{Ancestors, Record};

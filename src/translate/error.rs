@@ -45,6 +45,12 @@ pub enum RequestError {
         /// What the client sent.
         id: String,
     },
+    /// A reference to an item that is not stored, or not for this client.
+    #[error("item {id} not found")]
+    ItemNotFound {
+        /// What the client sent.
+        id: String,
+    },
     /// A call that no output answers.
     #[error("no tool output found for function call {call_id}")]
     UnansweredCall {

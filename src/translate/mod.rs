@@ -19,12 +19,14 @@ pub mod upstream_error;
 mod calls;
 mod emitter;
 mod output;
+mod references;
 mod transcript;
 
 pub use create::CreateRequest;
 pub use ending::{End, Finished, Outcome};
 pub use error::{BadAnswer, RequestError};
 pub use lossy::Lossy;
-pub use request::{Plan, Translated, Turn, request};
+pub use references::{Past, Turn};
+pub use request::{Plan, Translated, request};
 pub use settings::Settings;
 pub use stream::{AnswerForm, ResponseStream};

@@ -1,12 +1,12 @@
 //! One Responses request, with the history it continues, into one chat request and the [`Plan`] for its answer.
 
-use serde::Deserialize;
 use serde_json::Number;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::create::{CreateRequest, InputItem, ReasoningOptions, TextOptions};
 use super::error::RequestError;
 use super::lossy::Lossy;
+use super::references::{self, Past, StoredItems, Turn};
 use super::settings::{MaxTokensField, Settings};
 use super::tools::{self, ToolSet};
 use super::transcript::Transcript;
@@ -18,15 +18,6 @@ use crate::openai::raw::{InvalidMember, RawObject};
 use crate::openai::responses::{
     Echo, IncompleteDetails, OutputItem, ReasoningEcho, Response, ResponseError, Status, TextEcho, Usage, output_text,
 };
-
-/// A turn of the history: what was sent and what was answered, as the store kept it.
-#[derive(Debug, Clone, Copy)]
-pub struct Turn<'a> {
-    /// The turn's input items, normalised.
-    pub input: &'a [Box<RawValue>],
-    /// The turn's response object.
-    pub response: &'a RawValue,
-}
 
 /// A request that was translated.
 #[derive(Debug)]
@@ -116,13 +107,13 @@ pub(super) struct ResponseState<'a> {
     pub(super) usage: Option<Usage>,
 }
 
-/// Translates a request. `history` is oldest first; `id` and `now` (seconds since the epoch) become the response's.
+/// Translates a request that has this past; `id` and `now` (seconds since the epoch) become the response's.
 ///
 /// # Errors
 /// [`RequestError`]; nothing went up then.
 pub fn request(
     create: CreateRequest,
-    history: &[Turn<'_>],
+    past: Past<'_>,
     settings: &Settings,
     id: ResponseId,
     now: u64,
@@ -136,12 +127,14 @@ pub fn request(
     let response_format = response_format(&create.text)?;
 
     let mut transcript = Transcript::new(dialect, create.instructions.as_deref());
-    for turn in history {
+    for turn in past.chain {
         add_turn(&mut transcript, *turn, &mut lossy)?;
     }
-    let input = add_input(&mut transcript, std::mem::take(&mut create.input), &id, &mut lossy)?;
+    transcript.end_of_history();
+    let stored = StoredItems::of(past, &create)?;
+    let input = add_input(&mut transcript, std::mem::take(&mut create.input), &stored, &id, &mut lossy)?;
     let messages = transcript.into_messages()?;
-    if input.is_empty() && history.is_empty() {
+    if input.is_empty() && past.chain.is_empty() {
         return Err(RequestError::InvalidValue { param: "input".to_owned(), reason: "must not be empty".to_owned() });
     }
     if messages.is_empty() {
@@ -191,44 +184,35 @@ fn unserialisable(error: serde_json::Error) -> RequestError {
 }
 
 fn add_turn(transcript: &mut Transcript<'_>, turn: Turn<'_>, lossy: &mut Lossy) -> Result<(), RequestError> {
-    #[derive(Deserialize)]
-    struct Output {
-        output: Vec<Box<RawValue>>,
-    }
-    let malformed = |error: serde_json::Error| {
-        RequestError::History(format!(
-            "{:?} error at line {} column {}",
-            error.classify(),
-            error.line(),
-            error.column()
-        ))
-    };
-    let output: Output = serde_json::from_str(turn.response.get()).map_err(malformed)?;
-    for raw in turn.input.iter().chain(&output.output) {
-        let object: RawObject = serde_json::from_str(raw.get()).map_err(malformed)?;
-        let item = item::parse(&object, "history").map_err(|error| RequestError::History(error.to_string()))?;
+    for raw in turn.items()? {
+        let InputItem { object, item } = references::stored(raw)?;
         transcript.add(object.text("id"), item, "history", lossy)?;
     }
     Ok(())
 }
 
+/// Adds this turn's input, and returns it normalised: each item with an id of its own, references replaced by what they
+/// refer to.
 fn add_input(
     transcript: &mut Transcript<'_>,
     input: Vec<InputItem>,
+    stored: &StoredItems<'_>,
     id: &ResponseId,
     lossy: &mut Lossy,
 ) -> Result<Vec<Box<RawValue>>, RequestError> {
     let mut used = std::collections::HashSet::with_capacity(input.len());
     let mut normalised = Vec::with_capacity(input.len());
-    for (index, InputItem { object, item }) in input.into_iter().enumerate() {
+    for (index, given) in input.into_iter().enumerate() {
+        let InputItem { object, item } = match given.item {
+            // It stands in this input already, itself or by another reference.
+            Item::Reference { id } if used.contains(&id) => continue,
+            Item::Reference { id } => stored.find(&id)?.ok_or(RequestError::ItemNotFound { id })?,
+            item => InputItem { object: given.object, item },
+        };
         transcript.add(object.text("id"), item.clone(), &format!("input[{index}]"), lossy)?;
         let ordinal = normalised.len();
         let mut item_id = item::id_for(&object, &item, id, ordinal);
         if !used.insert(item_id.clone()) {
-            if matches!(item, Item::Reference { .. }) {
-                // What it refers to is listed already; under another id it would refer to nothing.
-                continue;
-            }
             // Paging by id needs ids that differ within a turn.
             item_id = item::id_for(&RawObject::default(), &item, id, ordinal);
             used.insert(item_id.clone());

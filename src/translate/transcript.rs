@@ -26,6 +26,8 @@ pub(super) struct Transcript<'a> {
     calls: HashMap<String, (usize, usize)>,
     /// Items seen, by id: a client may replay what the chain already holds.
     seen: HashMap<String, Item>,
+    /// How many rounds the chain has, once it is through: what follows is this turn's input, and may replay them.
+    rounds_of_history: usize,
 }
 
 enum Entry {
@@ -61,7 +63,13 @@ impl<'a> Transcript<'a> {
             round_is_open: false,
             calls: HashMap::new(),
             seen: HashMap::new(),
+            rounds_of_history: 0,
         }
+    }
+
+    /// Says that what has been added so far is the chain, and that this turn's input follows.
+    pub(super) fn end_of_history(&mut self) {
+        self.rounds_of_history = self.rounds.len();
     }
 
     /// Adds an item; `param` is its path in the request, or a name for stored ones.
@@ -88,11 +96,8 @@ impl<'a> Transcript<'a> {
             Item::Reasoning { text } => self.join_round(|round| round.reasoning.push(text)),
             Item::FunctionCall { call_id, name, arguments } => self.call(call_id, name, arguments),
             Item::FunctionCallOutput { call_id, output } => self.output(call_id, output, param)?,
-            Item::Reference { id } if self.seen.contains_key(&id) => {}
-            Item::Reference { .. } => {
-                let reason = "item references outside the chain are not offered; send the item itself".to_owned();
-                return Err(RequestError::Unsupported { param: param.to_owned(), reason });
-            }
+            // Input has none left. Earlier releases kept those to items of the chain, which say nothing new.
+            Item::Reference { .. } => {}
             Item::Unknown { kind } => lossy.skip("item_type", &kind),
         }
         Ok(())
@@ -160,11 +165,15 @@ impl<'a> Transcript<'a> {
     }
 
     fn call(&mut self, call_id: String, name: String, arguments: String) {
-        if let Some(known) = self.call_at(&call_id) {
-            // The client replays a call of the chain under another item id, or under none.
-            if known.name == name && known.arguments == arguments && known.output.is_none() {
-                return;
-            }
+        // The client replays a call under another item id, or under none. Answered ones too, where it can be nothing
+        // else: what a model calls anew is never first seen in the input of a chain that has that call.
+        let of_history = self.calls.get(&call_id).is_some_and(|(round, _)| *round < self.rounds_of_history);
+        if let Some(known) = self.call_at(&call_id)
+            && known.name == name
+            && known.arguments == arguments
+            && (known.output.is_none() || of_history)
+        {
+            return;
         }
         let mut position = 0;
         self.join_round(|round| {

@@ -189,6 +189,66 @@ async fn a_conversation_is_never_continued_without_its_beginning() {
 }
 
 #[tokio::test]
+async fn items_of_any_stored_response_can_be_referred_to() {
+    let stack = Stack::shared().await;
+    stack.upstream.answer("state-references", recall);
+    let first = turn(&stack, "state-references", "one", None).await;
+    let second = turn(&stack, "state-references", "two", None).await;
+    let reference = |response: &Value| json!({"type": "item_reference", "id": response["output"][0]["id"]});
+    for stream in [false, true] {
+        // As the Vercel AI SDK continues a conversation: the whole of it, answers by reference, no previous_response_id.
+        let body = json!({"model": "state-references", "stream": stream, "input": [
+            {"role": "user", "content": "one"}, reference(&first), {"role": "user", "content": "two"}, reference(&second),
+            {"role": "user", "content": "three"},
+        ]});
+        let third = if stream {
+            finish_stream(stack.create(&body).await.events()).await.0.data["response"].clone()
+        } else {
+            stack.created(&body).await
+        };
+        assert_eq!(third["output_text"], "[one|[one]|two|[two]|three]");
+        let items = stack.get(&format!("/v1/responses/{}/input_items?order=asc", id(&third))).await.json().await;
+        assert_eq!(items["data"][1], first["output"][0]);
+        assert_eq!(items["data"].as_array().unwrap().len(), 5);
+    }
+    // Beside a chain, and to a part of it.
+    let body = json!({"model": "state-references", "previous_response_id": second["id"],
+        "input": [{"role": "user", "content": "one"}, reference(&first), reference(&second),
+        {"role": "user", "content": "four"}]});
+    let fourth = stack.created(&body).await;
+    assert_eq!(fourth["output_text"], "[two|[two]|one|[one]|four]");
+
+    // What was referred to is part of the turn: it can be continued when the response it came from is gone.
+    assert_eq!(stack.delete(id(&first)).await.status, 200);
+    let fifth = turn(&stack, "state-references", "five", Some(id(&fourth))).await;
+    assert!(fifth["output_text"].as_str().unwrap().starts_with("[two|[two]|one|[one]|four|"), "{fifth}");
+}
+
+#[tokio::test]
+async fn items_that_cannot_be_found_are_all_refused_alike() {
+    let stack = Stack::shared().await;
+    stack.upstream.answer("state-lost-references", recall);
+    let body = json!({"model": "state-lost-references", "input": "one", "store": false});
+    let unstored = stack.created(&body).await;
+    let deleted = turn(&stack, "state-lost-references", "one", None).await;
+    assert_eq!(stack.delete(id(&deleted)).await.status, 200);
+    let stored = turn(&stack, "state-lost-references", "one", None).await;
+    let beyond = format!("{}9", stored["output"][0]["id"].as_str().unwrap());
+    let lost = [&unstored["output"][0]["id"], &deleted["output"][0]["id"], &json!(beyond)];
+    for item in lost.into_iter().chain([&json!("msg_x"), &json!("rs_00000000000000000000000000000000_0")]) {
+        let asked = stack.upstream.received("state-lost-references").len();
+        let body = json!({"model": "state-lost-references", "input": [{"id": item}], "stream": true});
+        let error = error_of(stack.create(&body).await, 400).await;
+        let found = format!("Item with id '{}' not found.", item.as_str().unwrap());
+        let (message, hint) = error["message"].as_str().unwrap().split_at(found.len());
+        assert_eq!(message, found);
+        assert!(hint.starts_with(" Items are not persisted when `store` is set to false."), "{error}");
+        assert_eq!((&error["param"], &error["code"]), (&json!("input"), &json!(null)));
+        assert_eq!(stack.upstream.received("state-lost-references").len(), asked);
+    }
+}
+
+#[tokio::test]
 async fn input_items_come_in_pages() {
     let stack = Stack::shared().await;
     stack.upstream.answer("state-items", |_| Answer::completion("Hello."));

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use responses_router::id::{CountingIds, IdSource};
 use responses_router::translate::{
-    AnswerForm, BadAnswer, CreateRequest, End, Plan, RequestError, ResponseStream, Settings, Turn, request,
+    AnswerForm, BadAnswer, CreateRequest, End, Past, Plan, RequestError, ResponseStream, Settings, request,
 };
 use serde_json::Value;
 
@@ -18,9 +18,8 @@ pub(crate) const STREAM_REQUEST: &str = r#"{"model":"m","input":"hi","stream":tr
 
 /// The plan of a request without history; the response's id is always the first of the counter.
 pub(crate) fn plan(body: &[u8], settings: &Settings) -> Result<Plan, RequestError> {
-    let no_history: &[Turn<'_>] = &[];
     let create = CreateRequest::parse(body)?;
-    Ok(request(create, no_history, settings, CountingIds::default().response_id(), CREATED_AT)?.plan)
+    Ok(request(create, Past::default(), settings, CountingIds::default().response_id(), CREATED_AT)?.plan)
 }
 
 /// The plan of a request that must be right.
