@@ -52,6 +52,13 @@ impl ResponseId {
         &self.0
     }
 
+    /// The id under which this turn's instructions are listed where they are listed as an item.
+    #[must_use]
+    pub fn instructions(&self) -> String {
+        let digits = self.0.strip_prefix(RESPONSE_PREFIX).unwrap_or(&self.0);
+        format!("{}_{digits}_instructions", ItemPrefix::Message.as_str())
+    }
+
     /// The response that an item's id names, if it is one of our making: a prefix, the response's digits, an ordinal.
     #[must_use]
     pub fn of_item(item_id: &str) -> Option<Self> {

@@ -157,6 +157,11 @@ pub fn encode(frames: &mut BytesMut, name: &str, data: &impl Serialize) {
     frames.put_slice(b"\n\n");
 }
 
+/// Appends the frame that ends streams of chat completions, and of some dialects of ours.
+pub fn encode_done(frames: &mut BytesMut) {
+    frames.put_slice(b"data: [DONE]\n\n");
+}
+
 /// Compact JSON in which no character can be taken for the end of a line.
 struct LineSafe;
 

@@ -1,6 +1,7 @@
 //! The whole path: a client, a real Envoy, the real binary, a scripted chat backend.
 
 mod cluster;
+mod dialects;
 mod errors;
 mod json;
 mod lifecycle;

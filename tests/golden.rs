@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use responses_router::id::{CountingIds, IdSource};
+use responses_router::openai::dialect::ApiDialect;
 use responses_router::translate::upstream_error::UpstreamError;
 use responses_router::translate::{CreateRequest, End, Past, Settings, Turn, request};
 use serde::Deserialize;
@@ -163,20 +164,24 @@ impl StreamCase {
 fn stream_case(path: &Path) -> String {
     let case = StreamCase::read(path);
     let stream = case.events([case.upstream.as_slice()]);
-    let summary = grammar::check(&stream).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+    let summary =
+        grammar::check_in(&stream, case.settings.api).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
     let text = std::str::from_utf8(&stream).unwrap();
-    let lines = text.split("\n\n").zip(&summary.events).map(|(frame, event)| line(frame, event));
-    lines.collect::<Vec<String>>().join("\n")
+    let mut lines: Vec<String> =
+        text.split("\n\n").zip(&summary.events).map(|(frame, event)| line(frame, event)).collect();
+    lines.extend(text.strip_suffix("\n\ndata: [DONE]\n\n").map(|_| "data: [DONE]".to_owned()));
+    lines.join("\n")
 }
 
 /// One event on one line; of a snapshot what an event's reader looks at first, because the grammar knows the rest.
 fn line(frame: &str, event: &frames::Event) -> String {
-    let number = &event.data["sequence_number"];
+    let number = event.data.get("sequence_number").map_or_else(|| "-".to_owned(), Value::to_string);
     let Some(response) = event.data.get("response") else {
         let data = frame.split_once("data: ").map_or(frame, |(_, data)| data);
         let kind = json!(event.name).to_string();
         // The name and the number stand in front.
-        let rest = data.replacen(&format!("\"type\":{kind},\"sequence_number\":{number},"), "", 1);
+        let rest = data.replacen(&format!("\"type\":{kind},"), "", 1);
+        let rest = rest.replacen(&format!("\"sequence_number\":{number},"), "", 1);
         return format!("{number} {} {rest}", event.name);
     };
     if response["status"] == "in_progress" {
@@ -216,7 +221,7 @@ fn upstream_error_case(path: &Path) -> String {
     let case: UpstreamErrorCase = read_json(path);
     let error = UpstreamError::parse(&text_or_json(&case.body));
     let wire = error.wire(case.status);
-    let body: Value = serde_json::from_slice(&wire.body()).unwrap();
+    let body: Value = serde_json::from_slice(&wire.body(ApiDialect::OPENAI)).unwrap();
     assert!(
         body["error"]["code"].is_string() || body["error"]["code"].is_null(),
         "a code that is neither text nor null"
@@ -225,7 +230,7 @@ fn upstream_error_case(path: &Path) -> String {
     format!(
         "{} {}\n\nin a stream: {} {:?}",
         wire.status,
-        pretty(std::str::from_utf8(&wire.body()).unwrap()),
+        pretty(std::str::from_utf8(&wire.body(ApiDialect::OPENAI)).unwrap()),
         in_stream.code,
         in_stream.message
     )

@@ -63,7 +63,7 @@ fn the_grammar_holds_for_every_ending_after_every_frame() {
             for end in ENDS {
                 let plan = good_plan(&case.request, &case.settings);
                 let out = machine::events(plan, &case.settings, pieces.iter().take(count).copied(), end);
-                let summary = grammar::check(&out)
+                let summary = grammar::check_in(&out, case.settings.api)
                     .unwrap_or_else(|why| panic!("{} after {count} frames, {end:?}: {why}", path.display()));
                 let early = end != End::Complete;
                 assert!(!early || summary.terminal != "response.completed", "{}: {end:?}", path.display());
@@ -86,9 +86,10 @@ fn a_heartbeat_may_come_at_any_time() {
             out.extend_from_slice(&stream.push(piece));
         }
         out.extend_from_slice(&stream.finish(case.end, ENDED_AT).into_tail());
-        let beating = grammar::check(&out).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+        let beating =
+            grammar::check_in(&out, case.settings.api).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
         assert_eq!(beating.heartbeats, beats);
-        let calm = grammar::check(&case.events([case.upstream.as_slice()])).unwrap();
+        let calm = grammar::check_in(&case.events([case.upstream.as_slice()]), case.settings.api).unwrap();
         assert_eq!(beating.response, calm.response, "{}", path.display());
         assert_eq!(without_heartbeats(beating), without_heartbeats(calm), "{}", path.display());
     }
@@ -117,7 +118,8 @@ fn a_refusal_of_the_store_ends_the_stream_as_failed() {
         finished.fail(ResponseError { code: "store_unavailable".to_owned(), message: "Try again.".to_owned() });
         let stored: Value = serde_json::from_str(finished.response().unwrap().get()).unwrap();
         out.extend_from_slice(&finished.into_tail());
-        let summary = grammar::check(&out).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+        let summary =
+            grammar::check_in(&out, case.settings.api).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
         assert_eq!(summary.terminal, "response.failed");
         assert_eq!(summary.response["error"]["code"], "store_unavailable");
         assert_eq!(stored, summary.response);
@@ -149,7 +151,7 @@ fn what_is_stored_is_what_the_terminal_event_says() {
         let finished = stream.finish(case.end, ENDED_AT);
         let stored: Value = serde_json::from_str(finished.response().unwrap().get()).unwrap();
         out.extend_from_slice(&finished.into_tail());
-        assert_eq!(grammar::check(&out).unwrap().response, stored, "{}", path.display());
+        assert_eq!(grammar::check_in(&out, case.settings.api).unwrap().response, stored, "{}", path.display());
     }
 }
 

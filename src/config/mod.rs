@@ -98,6 +98,7 @@ impl Config {
         let Limits { max_answer_bytes, max_sse_frame_bytes, .. } = self.limits;
         let history_repair = self.history.repair;
         self.upstream.translation(Settings {
+            api: self.response_api.dialect,
             history_repair,
             max_answer_bytes,
             max_sse_frame_bytes,

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::checked;
 use super::disk::Disk;
 use super::redis::Redis;
+use crate::openai::dialect::ApiDialect;
 
 /// The `response_api` block.
 #[derive(Debug, Clone, Deserialize)]
@@ -15,6 +16,8 @@ use super::redis::Redis;
 pub struct ResponseApi {
     /// Whether the Responses API is offered at all. Default: true.
     pub enabled: bool,
+    /// How clients are spoken to: `openai`, `open_responses` or `semantic_router`. Default: openai.
+    pub dialect: ApiDialect,
     /// Where responses are kept. Default: memory.
     pub store_backend: StoreBackend,
     /// `ttl_seconds`: how long a response is kept after its last use. Whole seconds, 1 to 100 years. Default: 86400, a
@@ -47,6 +50,7 @@ impl Default for ResponseApi {
     fn default() -> Self {
         ResponseApi {
             enabled: true,
+            dialect: ApiDialect::default(),
             store_backend: StoreBackend::default(),
             ttl_seconds: Duration::from_secs(24 * 60 * 60),
             max_responses: const { NonZeroU64::new(10_000).unwrap() },

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::openai::dialect::ApiDialect;
 use crate::translate::presets::Preset;
 use crate::translate::settings::{
     AssistantContent, DeveloperRole, EffortForm, EffortMap, ForwardUnknown, HistoryRepair, InputFiles, JsonSchemaForm,
@@ -122,6 +123,7 @@ fn every_setting_is_read() {
 server: {listen: "unix:/run/router.sock", admin_listen: "", drain_seconds: 0, threads: 4}
 response_api:
   enabled: false
+  dialect: semantic_router
   store_backend: memory
   ttl_seconds: 60
   max_responses: 5
@@ -261,6 +263,7 @@ telemetry: {log_format: json, log_level: "warn,responses_router=debug"}
                 think_tags: ThinkTags { open: "<t>".to_owned(), close: "</t>".to_owned() },
             },
             models: Vec::new(),
+            api: ApiDialect::SEMANTIC_ROUTER,
             history_repair: HistoryRepair::Repair,
             max_answer_bytes: 2,
             max_sse_frame_bytes: 3,

@@ -171,14 +171,16 @@ async fn whole(
     if let (Outcome::Failed(error), false) = (finished.outcome(), streamed) {
         tracing::warn!(error.code, "the upstream's answer failed");
         let error = refusal::failed_answer(error);
-        return Ok(envoy.finish(LocalAnswer::error(&error).into_reply()).await);
+        return Ok(envoy.finish(LocalAnswer::error(&error, router.settings.api).into_reply()).await);
     }
     let mut mutation = answer_headers(&head.headers, finished.plan());
     let mut kept = None;
     match settle(router, &mut finished, &ancestors).await {
         Ok(Stored::AsAsked(record)) => kept = record,
         Ok(Stored::Not) => mutation = mutation.set("x-responses-stored", "false"),
-        Err(error) if !streamed => return Ok(envoy.finish(LocalAnswer::error(&error).into_reply()).await),
+        Err(error) if !streamed => {
+            return Ok(envoy.finish(LocalAnswer::error(&error, router.settings.api).into_reply()).await);
+        }
         // The stream tells of it.
         Err(_) => {}
     }
@@ -379,7 +381,7 @@ pub(super) async fn upstream_error(
             whole(router, envoy, head, machine, ancestors, ended_by).await
         }
         (_, Some(ended_by)) => {
-            let body = Bytes::from(error.body());
+            let body = Bytes::from(error.body(router.settings.api));
             let mutation = error_headers(without_body_description(&head.headers), &error)
                 .status(error.status)
                 .set("content-length", body.len().to_string());
@@ -388,7 +390,7 @@ pub(super) async fn upstream_error(
         }
         // Headers that ended the stream cannot be given a body: an answer of our own takes their place.
         (_, None) => {
-            let answer = LocalAnswer::error(&error).with_headers(kept_of_error(&head.headers));
+            let answer = LocalAnswer::error(&error, router.settings.api).with_headers(kept_of_error(&head.headers));
             Ok(envoy.finish(answer.into_reply()).await)
         }
     }

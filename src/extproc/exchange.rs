@@ -129,7 +129,7 @@ impl Handler for Router {
                 Route::Create => self.create(envoy, &head, deadline).await,
                 route => {
                     tracing::Span::current().record("route", route.name());
-                    let answer = local::answer(&self.keeping, route).await;
+                    let answer = local::answer(&self.keeping, self.settings.api, route).await;
                     Ok(envoy.finish(answer.into_reply()).await)
                 }
             },
@@ -159,7 +159,7 @@ impl Router {
             Ok(admitted) => admitted,
             Err(error) => {
                 tracing::debug!(status = error.status, code = error.code, "refused");
-                return Ok(LocalAnswer::error(&error).stream(envoy).await);
+                return Ok(LocalAnswer::error(&error, self.settings.api).stream(envoy).await);
             }
         };
         span.record("response_id", plan.id.as_str());
@@ -257,7 +257,7 @@ impl Router {
             Interrupt::Break(error) => return Err(error),
         };
         tracing::debug!(status = error.status, code = error.code, "refused");
-        Ok(envoy.finish(LocalAnswer::error(&error).into_reply()).await)
+        Ok(envoy.finish(LocalAnswer::error(&error, self.settings.api).into_reply()).await)
     }
 
     /// Passes an answer on as it is.

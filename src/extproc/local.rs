@@ -10,8 +10,9 @@ use super::message::{LastReply, Reply};
 use super::refusal;
 use super::route::{PathId, Route};
 use crate::id::ResponseId;
+use crate::openai::dialect::ApiDialect;
 use crate::openai::error::WireError;
-use crate::openai::input_items::InputItemsQuery;
+use crate::openai::input_items::{InputItemsQuery, instructions_item};
 
 /// An answer of our own.
 #[derive(Debug)]
@@ -32,11 +33,11 @@ impl LocalAnswer {
 
     /// An error in the contract's shape.
     #[must_use]
-    pub fn error(error: &WireError) -> Self {
+    pub fn error(error: &WireError, dialect: ApiDialect) -> Self {
         Self {
             status: error.status,
             headers: error_headers(HeaderMutation::new(), error),
-            body: error.body().into(),
+            body: error.body(dialect).into(),
             details: "responses_router_error",
         }
     }
@@ -81,11 +82,11 @@ pub fn error_headers(headers: HeaderMutation, error: &WireError) -> HeaderMutati
 }
 
 /// Answers every route but [`Route::Create`].
-pub async fn answer(keeping: &Keeping, route: Route) -> LocalAnswer {
+pub async fn answer(keeping: &Keeping, dialect: ApiDialect, route: Route) -> LocalAnswer {
     let result = match route {
         Route::Retrieve { id } => retrieve(keeping, id).await,
         Route::Delete { id } => delete(keeping, id).await,
-        Route::InputItems { id, query } => input_items(keeping, id, &query).await,
+        Route::InputItems { id, query } => input_items(keeping, dialect, id, &query).await,
         Route::Options { allow } => Ok(LocalAnswer {
             status: 204,
             headers: HeaderMutation::new().set("allow", allow),
@@ -94,7 +95,7 @@ pub async fn answer(keeping: &Keeping, route: Route) -> LocalAnswer {
         }),
         Route::MethodNotAllowed { allow } => {
             let error = WireError::new(405, format!("This method is not allowed here; allowed: {allow}."));
-            return LocalAnswer::error(&error).with_header("allow", allow);
+            return LocalAnswer::error(&error, dialect).with_header("allow", allow);
         }
         Route::Cancel { .. } => {
             Err(WireError::bad_request("Only responses created with background=true can be cancelled."))
@@ -104,7 +105,7 @@ pub async fn answer(keeping: &Keeping, route: Route) -> LocalAnswer {
         }
         Route::Create | Route::NotFound => Err(WireError::new(404, "There is no such path in the Responses API.")),
     };
-    result.unwrap_or_else(|error| LocalAnswer::error(&error))
+    result.unwrap_or_else(|error| LocalAnswer::error(&error, dialect))
 }
 
 /// An id that cannot be one is answered like one that is not stored.
@@ -135,10 +136,16 @@ async fn delete(keeping: &Keeping, id: PathId) -> Result<LocalAnswer, WireError>
     Ok(LocalAnswer::json(serde_json::to_vec(&body).unwrap_or_default()))
 }
 
-async fn input_items(keeping: &Keeping, id: PathId, query: &str) -> Result<LocalAnswer, WireError> {
+async fn input_items(
+    keeping: &Keeping,
+    dialect: ApiDialect,
+    id: PathId,
+    query: &str,
+) -> Result<LocalAnswer, WireError> {
     let query = InputItemsQuery::parse(query)?;
     let id = known(id)?;
     let record = keeping.fetch(&id).await.map_err(|error| refusal::store(&error))?;
     let record = record.ok_or_else(|| refusal::response_not_found(Some(&id)))?;
-    Ok(LocalAnswer::json(query.page(&record.input)?))
+    let instructions = if dialect.lists_instructions { instructions_item(&id, &record.response) } else { None };
+    Ok(LocalAnswer::json(query.page(instructions.iter().chain(&record.input))?))
 }

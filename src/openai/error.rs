@@ -4,6 +4,8 @@
 
 use serde::Serialize;
 
+use super::dialect::{ApiDialect, ErrorCode};
+
 /// The `type` of an error, as the OpenAI SDKs know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -29,6 +31,16 @@ impl ErrorType {
             403 => Self::PermissionError,
             429 => Self::RateLimitError,
             400..=499 => Self::InvalidRequestError,
+            _ => Self::ServerError,
+        }
+    }
+
+    /// The type that goes with the code of a failed response.
+    #[must_use]
+    pub fn for_code(code: &str) -> Self {
+        match code {
+            "context_length_exceeded" => Self::InvalidRequestError,
+            "rate_limit_exceeded" | "insufficient_quota" => Self::RateLimitError,
             _ => Self::ServerError,
         }
     }
@@ -92,9 +104,15 @@ impl WireError {
         self
     }
 
-    /// The JSON body: `{"error":{"message","type","param","code"}}`.
+    /// The JSON body: `{"error":{"message","type","param","code"}}`, its code in the form of the dialect.
     #[must_use]
-    pub fn body(&self) -> Vec<u8> {
+    pub fn body(&self, dialect: ApiDialect) -> Vec<u8> {
+        #[derive(Serialize)]
+        #[serde(untagged)]
+        enum Code<'a> {
+            Word(Option<&'a str>),
+            Status(u16),
+        }
         #[derive(Serialize)]
         struct Body<'a> {
             error: Inner<'a>,
@@ -105,10 +123,13 @@ impl WireError {
             #[serde(rename = "type")]
             kind: ErrorType,
             param: Option<&'a str>,
-            code: Option<&'a str>,
+            code: Code<'a>,
         }
-        let inner =
-            Inner { message: &self.message, kind: self.kind, param: self.param.as_deref(), code: self.code.as_deref() };
+        let code = match dialect.error_code {
+            ErrorCode::Word => Code::Word(self.code.as_deref()),
+            ErrorCode::HttpStatus => Code::Status(self.status),
+        };
+        let inner = Inner { message: &self.message, kind: self.kind, param: self.param.as_deref(), code };
         // A struct of strings always serialises; an empty body would still carry the status.
         serde_json::to_vec(&Body { error: inner }).unwrap_or_default()
     }

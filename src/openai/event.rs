@@ -3,30 +3,62 @@
 use serde::Serialize;
 
 use super::chat::TokenLogprob;
+use super::error::ErrorType;
 use super::responses::{ContentPart, OutputItem, Response};
 
-/// One event. `sequence_number` is handed out by the stream's emitter alone.
+/// One event. `sequence_number` is handed out by the stream's emitter alone; a dialect may have none.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type")]
 #[allow(missing_docs, reason = "the members are those of the reference, named as there")]
 pub enum Event<'a> {
     #[serde(rename = "response.created")]
-    Created { sequence_number: u64, response: &'a Response<'a> },
+    Created {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        response: &'a Response<'a>,
+    },
     #[serde(rename = "response.in_progress")]
-    InProgress { sequence_number: u64, response: &'a Response<'a> },
+    InProgress {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        response: &'a Response<'a>,
+    },
     #[serde(rename = "response.completed")]
-    Completed { sequence_number: u64, response: &'a Response<'a> },
+    Completed {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        response: &'a Response<'a>,
+    },
     #[serde(rename = "response.incomplete")]
-    Incomplete { sequence_number: u64, response: &'a Response<'a> },
+    Incomplete {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        response: &'a Response<'a>,
+    },
     #[serde(rename = "response.failed")]
-    Failed { sequence_number: u64, response: &'a Response<'a> },
+    Failed {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        response: &'a Response<'a>,
+    },
     #[serde(rename = "response.output_item.added")]
-    ItemAdded { sequence_number: u64, output_index: usize, item: &'a OutputItem },
+    ItemAdded {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        output_index: usize,
+        item: &'a OutputItem,
+    },
     #[serde(rename = "response.output_item.done")]
-    ItemDone { sequence_number: u64, output_index: usize, item: &'a OutputItem },
+    ItemDone {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        output_index: usize,
+        item: &'a OutputItem,
+    },
     #[serde(rename = "response.content_part.added")]
     PartAdded {
-        sequence_number: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
         item_id: &'a str,
         output_index: usize,
         content_index: usize,
@@ -34,7 +66,8 @@ pub enum Event<'a> {
     },
     #[serde(rename = "response.content_part.done")]
     PartDone {
-        sequence_number: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
         item_id: &'a str,
         output_index: usize,
         content_index: usize,
@@ -42,7 +75,8 @@ pub enum Event<'a> {
     },
     #[serde(rename = "response.output_text.delta")]
     TextDelta {
-        sequence_number: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
         item_id: &'a str,
         output_index: usize,
         content_index: usize,
@@ -51,7 +85,8 @@ pub enum Event<'a> {
     },
     #[serde(rename = "response.output_text.done")]
     TextDone {
-        sequence_number: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
         item_id: &'a str,
         output_index: usize,
         content_index: usize,
@@ -59,16 +94,65 @@ pub enum Event<'a> {
         logprobs: &'a [TokenLogprob],
     },
     #[serde(rename = "response.refusal.delta")]
-    RefusalDelta { sequence_number: u64, item_id: &'a str, output_index: usize, content_index: usize, delta: &'a str },
+    RefusalDelta {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        item_id: &'a str,
+        output_index: usize,
+        content_index: usize,
+        delta: &'a str,
+    },
     #[serde(rename = "response.refusal.done")]
-    RefusalDone { sequence_number: u64, item_id: &'a str, output_index: usize, content_index: usize, refusal: &'a str },
+    RefusalDone {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        item_id: &'a str,
+        output_index: usize,
+        content_index: usize,
+        refusal: &'a str,
+    },
     #[serde(rename = "response.reasoning_text.delta")]
-    ReasoningDelta { sequence_number: u64, item_id: &'a str, output_index: usize, content_index: usize, delta: &'a str },
+    ReasoningDelta {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        item_id: &'a str,
+        output_index: usize,
+        content_index: usize,
+        delta: &'a str,
+    },
     #[serde(rename = "response.reasoning_text.done")]
-    ReasoningDone { sequence_number: u64, item_id: &'a str, output_index: usize, content_index: usize, text: &'a str },
+    ReasoningDone {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        item_id: &'a str,
+        output_index: usize,
+        content_index: usize,
+        text: &'a str,
+    },
+    /// [`Self::ReasoningDelta`] in the words of Open Responses.
+    #[serde(rename = "response.reasoning.delta")]
+    OpenReasoningDelta {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        item_id: &'a str,
+        output_index: usize,
+        content_index: usize,
+        delta: &'a str,
+    },
+    /// [`Self::ReasoningDone`] in the words of Open Responses.
+    #[serde(rename = "response.reasoning.done")]
+    OpenReasoningDone {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        item_id: &'a str,
+        output_index: usize,
+        content_index: usize,
+        text: &'a str,
+    },
     #[serde(rename = "response.reasoning_summary_part.added")]
     SummaryPartAdded {
-        sequence_number: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
         item_id: &'a str,
         output_index: usize,
         summary_index: usize,
@@ -76,27 +160,70 @@ pub enum Event<'a> {
     },
     #[serde(rename = "response.reasoning_summary_part.done")]
     SummaryPartDone {
-        sequence_number: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
         item_id: &'a str,
         output_index: usize,
         summary_index: usize,
         part: &'a ContentPart,
     },
     #[serde(rename = "response.reasoning_summary_text.delta")]
-    SummaryDelta { sequence_number: u64, item_id: &'a str, output_index: usize, summary_index: usize, delta: &'a str },
+    SummaryDelta {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        item_id: &'a str,
+        output_index: usize,
+        summary_index: usize,
+        delta: &'a str,
+    },
     #[serde(rename = "response.reasoning_summary_text.done")]
-    SummaryDone { sequence_number: u64, item_id: &'a str, output_index: usize, summary_index: usize, text: &'a str },
+    SummaryDone {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        item_id: &'a str,
+        output_index: usize,
+        summary_index: usize,
+        text: &'a str,
+    },
     #[serde(rename = "response.function_call_arguments.delta")]
-    ArgumentsDelta { sequence_number: u64, item_id: &'a str, output_index: usize, delta: &'a str },
+    ArgumentsDelta {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        item_id: &'a str,
+        output_index: usize,
+        delta: &'a str,
+    },
     #[serde(rename = "response.function_call_arguments.done")]
     ArgumentsDone {
-        sequence_number: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
         item_id: &'a str,
         output_index: usize,
         // Not in the reference's example, but required by openai-python's reader.
         name: &'a str,
         arguments: &'a str,
     },
+    /// The error of a response that fails, flat as the OpenAI reference has it and nested as Open Responses has it.
+    #[serde(rename = "error")]
+    Error {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        code: &'a str,
+        message: &'a str,
+        param: Option<&'a str>,
+        error: ErrorMember<'a>,
+    },
+}
+
+/// The nested form of an error in an event.
+#[derive(Debug, Serialize)]
+#[allow(missing_docs, reason = "the members are those of the Open Responses specification, named as there")]
+pub struct ErrorMember<'a> {
+    #[serde(rename = "type")]
+    pub kind: ErrorType,
+    pub code: &'a str,
+    pub message: &'a str,
+    pub param: Option<&'a str>,
 }
 
 impl Event<'_> {
@@ -119,12 +246,15 @@ impl Event<'_> {
             Self::RefusalDone { .. } => "response.refusal.done",
             Self::ReasoningDelta { .. } => "response.reasoning_text.delta",
             Self::ReasoningDone { .. } => "response.reasoning_text.done",
+            Self::OpenReasoningDelta { .. } => "response.reasoning.delta",
+            Self::OpenReasoningDone { .. } => "response.reasoning.done",
             Self::SummaryPartAdded { .. } => "response.reasoning_summary_part.added",
             Self::SummaryPartDone { .. } => "response.reasoning_summary_part.done",
             Self::SummaryDelta { .. } => "response.reasoning_summary_text.delta",
             Self::SummaryDone { .. } => "response.reasoning_summary_text.done",
             Self::ArgumentsDelta { .. } => "response.function_call_arguments.delta",
             Self::ArgumentsDone { .. } => "response.function_call_arguments.done",
+            Self::Error { .. } => "error",
         }
     }
 }

@@ -1,9 +1,10 @@
 //! `GET /v1/responses/{id}/input_items`: its query string, and one page of the items.
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::error::WireError;
+use crate::id::ResponseId;
 
 const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 100;
@@ -74,8 +75,8 @@ impl InputItemsQuery {
     ///
     /// # Errors
     /// A 400 that names `after` or `before` when no item has that id.
-    pub fn page(&self, items: &[Box<RawValue>]) -> Result<Vec<u8>, WireError> {
-        let mut listing: Vec<&RawValue> = items.iter().map(|item| &**item).collect();
+    pub fn page<'a>(&self, items: impl IntoIterator<Item = &'a Box<RawValue>>) -> Result<Vec<u8>, WireError> {
+        let mut listing: Vec<&RawValue> = items.into_iter().map(|item| &**item).collect();
         if self.order == Order::Descending {
             listing.reverse();
         }
@@ -106,6 +107,42 @@ impl InputItemsQuery {
         };
         serde_json::to_vec(&list).map_err(|_| WireError::new(500, "The input items could not be listed."))
     }
+}
+
+/// The instructions of a stored response as an item, for the dialect that lists them; `None` when it had none. Its id
+/// is always the same, and no item can have it.
+#[must_use]
+pub fn instructions_item(id: &ResponseId, response: &RawValue) -> Option<Box<RawValue>> {
+    #[derive(Deserialize)]
+    struct Asked {
+        #[serde(default)]
+        instructions: Option<String>,
+    }
+    #[derive(Serialize)]
+    struct Item<'a> {
+        id: &'a str,
+        #[serde(rename = "type")]
+        kind: &'static str,
+        role: &'static str,
+        content: [Part<'a>; 1],
+        status: &'static str,
+    }
+    #[derive(Serialize)]
+    struct Part<'a> {
+        #[serde(rename = "type")]
+        kind: &'static str,
+        text: &'a str,
+    }
+    let Asked { instructions } = serde_json::from_str(response.get()).ok()?;
+    let text = instructions.filter(|text| !text.is_empty())?;
+    let item = Item {
+        id: &id.instructions(),
+        kind: "message",
+        role: "system",
+        content: [Part { kind: "input_text", text: &text }],
+        status: "completed",
+    };
+    to_raw_value(&item).ok()
 }
 
 #[derive(Serialize)]

@@ -1,35 +1,77 @@
-//! The only place that numbers events, hands out `output_index`, and encodes frames.
+//! The only place that numbers events, hands out `output_index`, and encodes frames, in the words of the dialect.
 
 use bytes::{Bytes, BytesMut};
 
-use crate::openai::event::Event;
+use crate::openai::dialect::{ApiDialect, ReasoningEvents};
+use crate::openai::error::ErrorType;
+use crate::openai::event::{ErrorMember, Event};
+use crate::openai::responses::ResponseError;
 use crate::sse;
 
 /// Encodes events in order. Silent when the client wants JSON: then nothing is encoded at all.
 #[derive(Debug)]
 pub(super) struct Emitter {
     frames: BytesMut,
+    dialect: ApiDialect,
     next_sequence_number: u64,
     silent: bool,
 }
 
 impl Emitter {
-    pub(super) fn new(silent: bool) -> Self {
-        Self { frames: BytesMut::new(), next_sequence_number: 0, silent }
+    pub(super) fn new(silent: bool, dialect: ApiDialect) -> Self {
+        Self { frames: BytesMut::new(), dialect, next_sequence_number: 0, silent }
     }
 
     /// Emits the event that `event` makes of the next sequence number.
-    pub(super) fn emit<'a>(&mut self, event: impl FnOnce(u64) -> Event<'a>) {
+    pub(super) fn emit<'a>(&mut self, event: impl FnOnce(Option<u64>) -> Event<'a>) {
         if self.silent {
             return;
         }
-        let event = event(self.next_sequence_number);
+        let event = event(self.dialect.sequence_numbers.then_some(self.next_sequence_number));
+        let event = in_words(self.dialect.reasoning_events, event);
         self.next_sequence_number += 1;
         sse::encode(&mut self.frames, event.name(), &event);
+    }
+
+    /// Says what a response fails of, in the dialects that do so by an event of its own.
+    pub(super) fn emit_error(&mut self, ResponseError { code, message }: &ResponseError) {
+        if self.dialect.error_event {
+            let error = ErrorMember { kind: ErrorType::for_code(code), code, message, param: None };
+            self.emit(|sequence_number| Event::Error { sequence_number, code, message, param: None, error });
+        }
+    }
+
+    /// Ends the stream, after its terminal event.
+    pub(super) fn end(&mut self) {
+        if self.dialect.done_frame && !self.silent {
+            sse::encode_done(&mut self.frames);
+        }
     }
 
     /// The frames since the last call, each whole.
     pub(super) fn take(&mut self) -> Bytes {
         self.frames.split().freeze()
+    }
+}
+
+impl Default for Emitter {
+    /// A silent one.
+    fn default() -> Self {
+        Self::new(true, ApiDialect::default())
+    }
+}
+
+/// An event of raw reasoning under the name that the dialect has for it; any other as it is.
+fn in_words(names: ReasoningEvents, event: Event<'_>) -> Event<'_> {
+    match (names, event) {
+        (
+            ReasoningEvents::Reasoning,
+            Event::ReasoningDelta { sequence_number, item_id, output_index, content_index, delta },
+        ) => Event::OpenReasoningDelta { sequence_number, item_id, output_index, content_index, delta },
+        (
+            ReasoningEvents::Reasoning,
+            Event::ReasoningDone { sequence_number, item_id, output_index, content_index, text },
+        ) => Event::OpenReasoningDone { sequence_number, item_id, output_index, content_index, text },
+        (ReasoningEvents::Reasoning | ReasoningEvents::ReasoningText, event) => event,
     }
 }

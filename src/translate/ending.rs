@@ -143,13 +143,17 @@ impl Finished {
     /// The last events: the done events of what was open, and the one terminal event.
     #[must_use]
     pub fn into_tail(mut self) -> Bytes {
-        let mut emitter = std::mem::replace(&mut self.emitter, Emitter::new(true));
+        let mut emitter = std::mem::take(&mut self.emitter);
+        if let Outcome::Failed(error) = &self.outcome {
+            emitter.emit_error(error);
+        }
         let response = &self.plan.response(self.state());
         emitter.emit(|sequence_number| match self.outcome {
             Outcome::Completed => Event::Completed { sequence_number, response },
             Outcome::Incomplete(_) | Outcome::Disconnected => Event::Incomplete { sequence_number, response },
             Outcome::Failed(_) => Event::Failed { sequence_number, response },
         });
+        emitter.end();
         emitter.take()
     }
 

@@ -97,6 +97,22 @@ impl<'a> StoredItems<'a> {
     }
 }
 
+/// The instructions of the oldest turn that had any.
+pub(super) fn oldest_instructions(chain: &[Turn<'_>]) -> Result<Option<String>, RequestError> {
+    #[derive(Deserialize)]
+    struct Asked {
+        #[serde(default)]
+        instructions: Option<String>,
+    }
+    for turn in chain {
+        let Asked { instructions } = serde_json::from_str(turn.response.get()).map_err(unreadable)?;
+        if let Some(text) = instructions.filter(|text| !text.is_empty()) {
+            return Ok(Some(text));
+        }
+    }
+    Ok(None)
+}
+
 /// Reads an item that the store kept.
 pub(super) fn stored(raw: &RawValue) -> Result<InputItem, RequestError> {
     let object: RawObject = serde_json::from_str(raw.get()).map_err(unreadable)?;

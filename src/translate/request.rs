@@ -126,7 +126,12 @@ pub fn request(
     let tool_set = tools::translate(&create.tools, create.tool_choice.as_deref(), &mut lossy)?;
     let response_format = response_format(&create.text)?;
 
-    let mut transcript = Transcript::new(dialect, create.instructions.as_deref());
+    let inherited = if settings.api.inherits_instructions && create.instructions.is_none() {
+        references::oldest_instructions(past.chain)?
+    } else {
+        None
+    };
+    let mut transcript = Transcript::new(dialect, create.instructions.as_deref().or(inherited.as_deref()));
     for turn in past.chain {
         add_turn(&mut transcript, *turn, &mut lossy)?;
     }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
 use super::upstream_dialect::{ModelDialect, UpstreamDialect};
+use crate::openai::dialect::ApiDialect;
 
 /// All that the translation may ask of the config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Settings {
     pub dialect: UpstreamDialect,
     /// How the backends of other models want to be spoken to. The first pattern that fits counts. Default: empty.
     pub models: Vec<ModelDialect>,
+    /// The dialect of our own API. Default: openai.
+    pub api: ApiDialect,
     /// What becomes of calls without output and of outputs without call. Default: such a request is a 400.
     pub history_repair: HistoryRepair,
     /// The most bytes of an upstream's answer, and of the text gathered from its stream. Default: 64 MiB.
@@ -34,6 +37,7 @@ impl Default for Settings {
             default_model: None,
             dialect: UpstreamDialect::default(),
             models: Vec::new(),
+            api: ApiDialect::default(),
             history_repair: HistoryRepair::default(),
             max_answer_bytes: 64 * 1024 * 1024,
             max_sse_frame_bytes: 8 * 1024 * 1024,

@@ -98,7 +98,7 @@ impl ResponseStream {
         let mut stream = Self {
             plan,
             decoder: Decoder::new(settings.max_sse_frame_bytes),
-            emitter: Emitter::new(form == AnswerForm::Json),
+            emitter: Emitter::new(form == AnswerForm::Json, settings.api),
             output: Vec::new(),
             open: Open::Nothing,
             held: VecDeque::new(),

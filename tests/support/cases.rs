@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use responses_router::config::{Config, History, Upstream};
+use responses_router::openai::dialect::ApiDialect;
 use responses_router::translate::Settings;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -13,6 +14,7 @@ use serde_json::{Map, Value};
 #[serde(default)]
 pub(crate) struct SettingsSpec {
     history: History,
+    api_dialect: ApiDialect,
     max_answer_bytes: Option<usize>,
     max_sse_frame_bytes: Option<usize>,
     /// The keys of the config's `upstream` block.
@@ -24,6 +26,7 @@ impl SettingsSpec {
     /// The settings that a config file with these keys would give.
     pub(crate) fn settings(self) -> Settings {
         let mut config = Config { history: self.history, ..Config::default() };
+        config.response_api.dialect = self.api_dialect;
         config.upstream = Upstream::deserialize(Value::Object(self.upstream)).unwrap();
         let limits = &mut config.limits;
         limits.max_answer_bytes = self.max_answer_bytes.unwrap_or(limits.max_answer_bytes);

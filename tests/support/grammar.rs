@@ -8,7 +8,8 @@
 //! ```
 //! What was streamed must be what ends up in the terminal snapshot, byte by byte.
 
-use serde_json::Value;
+use responses_router::openai::dialect::{ApiDialect, ReasoningEvents};
+use serde_json::{Value, json};
 
 use super::frames::{self, Event};
 use super::response_shape::{self as shape, Kind, Phase};
@@ -31,15 +32,75 @@ pub(crate) struct Summary {
 /// # Errors
 /// The number of the event at fault, its name, and the rule that it breaks.
 pub(crate) fn check(bytes: &[u8]) -> Result<Summary, String> {
+    check_in(bytes, ApiDialect::OPENAI)
+}
+
+/// The same in another dialect of our API.
+///
+/// # Errors
+/// Likewise; numbers are those of the events as the grammar sees them, without an error event.
+pub(crate) fn check_in(bytes: &[u8], dialect: ApiDialect) -> Result<Summary, String> {
+    let bytes = if dialect.done_frame {
+        bytes.strip_suffix(b"data: [DONE]\n\n").ok_or("the stream does not end with [DONE]")?
+    } else {
+        bytes
+    };
     let events = frames::read(bytes)?;
     let mut checker = Checker::default();
-    for (index, event) in events.iter().enumerate() {
+    for (index, event) in in_words_of_openai(&events, dialect)?.iter().enumerate() {
         checker.event(index, event).map_err(|why| format!("event {index} ({}): {why}", event.name))?;
     }
     let Some((terminal, response)) = checker.terminal else {
         return Err(format!("the stream ends after {} events without a terminal event", events.len()));
     };
     Ok(Summary { response, terminal, heartbeats: checker.heartbeats, events })
+}
+
+/// The events as the OpenAI dialect would have them, after a check that what differs differs as it must (CONTRACT §7).
+fn in_words_of_openai(events: &[Event], dialect: ApiDialect) -> Result<Vec<Event>, String> {
+    let mut translated = Vec::with_capacity(events.len());
+    let reasoning = match dialect.reasoning_events {
+        ReasoningEvents::ReasoningText => "response.reasoning_text.",
+        ReasoningEvents::Reasoning => "response.reasoning.",
+    };
+    let mut error: Option<Value> = None;
+    for (index, Event { name, data }) in events.iter().enumerate() {
+        let (mut name, mut data) = (name.clone(), data.clone());
+        if dialect.sequence_numbers {
+            if data["sequence_number"] != index {
+                let number = &data["sequence_number"];
+                return Err(format!("event {index} ({name}): sequence_number is {number}, not {index}"));
+            }
+        } else if data.get("sequence_number").is_some() {
+            return Err(format!("event {index} ({name}) has a sequence_number"));
+        }
+        if let Some(error) = error.take()
+            && (name != "response.failed" || data["response"]["error"] != error)
+        {
+            return Err(format!("event {index} ({name}) is not the failure that the error event tells of: {error}"));
+        }
+        if name == "error" && dialect.error_event {
+            let flat = json!({"code": data["code"], "message": data["message"], "param": data["param"]});
+            let mut nested = data["error"].clone();
+            let kind = nested.as_object_mut().and_then(|nested| nested.remove("type"));
+            if nested != flat || !kind.is_some_and(|kind| kind.is_string()) {
+                return Err(format!("event {index} (error) does not say the same in both shapes: {data}"));
+            }
+            error = Some(json!({"code": data["code"], "message": data["message"]}));
+            continue;
+        }
+        if name == "response.failed" && dialect.error_event && events[index - 1].name != "error" {
+            return Err(format!("event {index} (response.failed) has no error event before it"));
+        }
+        if name.starts_with("response.reasoning_text.") || name.starts_with("response.reasoning.") {
+            let kind = name.strip_prefix(reasoning).ok_or_else(|| format!("{name} is of another dialect"))?;
+            name = format!("response.reasoning_text.{kind}");
+        }
+        data["type"] = json!(name);
+        data["sequence_number"] = json!(translated.len());
+        translated.push(Event { name, data });
+    }
+    Ok(translated)
 }
 
 /// Checks a response object that came as JSON, from POST or from GET.
