@@ -38,6 +38,12 @@ pub struct ChatRequest<'a> {
     /// Reasoning effort, verbatim.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning_effort: Option<String>,
+    /// Switches reasoning off where no effort does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<Thinking>,
+    /// Variables of the chat template.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template_kwargs: Option<RawObject>,
     /// Output bound in tokens, for backends that know the newer name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_completion_tokens: Option<u64>,
@@ -80,6 +86,14 @@ pub struct StreamOptions {
     pub include_usage: bool,
 }
 
+/// `thinking` of a chat request, as DeepSeek has it.
+#[derive(Debug, Serialize)]
+pub struct Thinking {
+    /// `disabled`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+}
+
 /// A message of a chat request.
 #[derive(Debug, Serialize)]
 #[serde(tag = "role", rename_all = "snake_case")]
@@ -106,6 +120,9 @@ pub enum ChatMessage {
         /// Reasoning sent back to backends that need it.
         #[serde(skip_serializing_if = "Option::is_none")]
         reasoning_content: Option<String>,
+        /// The same, for backends that read it under this name.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reasoning: Option<String>,
         /// The calls of this turn.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         tool_calls: Vec<ChatToolCall>,
@@ -148,6 +165,11 @@ pub enum ChatPart {
         /// Base64 data and its format, as the client sent them.
         input_audio: InputAudio,
     },
+    /// A file with inline data.
+    File {
+        /// The file.
+        file: InputFile,
+    },
 }
 
 /// An image of a chat part.
@@ -167,6 +189,16 @@ pub struct InputAudio {
     pub data: String,
     /// `wav` or `mp3`.
     pub format: String,
+}
+
+/// A file of a chat part.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InputFile {
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filename: Option<String>,
+    /// Its content, base64 or a data URL as the client sent it.
+    pub file_data: String,
 }
 
 /// A call in an assistant message of the request.

@@ -6,7 +6,7 @@
 
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::chat::InputAudio;
+use super::chat::{InputAudio, InputFile};
 use super::raw::{InvalidMember, RawObject, read_raw};
 use crate::id::{ItemPrefix, ResponseId};
 
@@ -82,6 +82,8 @@ pub enum Part {
     },
     /// Inline audio.
     Audio(InputAudio),
+    /// A file with inline data.
+    File(InputFile),
 }
 
 /// Why an item cannot be accepted.
@@ -248,11 +250,25 @@ fn part(object: &RawObject, param: &str) -> Result<Part, ItemError> {
             Some(audio) => Ok(Part::Audio(audio)),
             None => Err(missing(format!("{param}.input_audio"))),
         },
+        "input_file" => file(object, param),
         other => Err(ItemError::Unsupported {
             param: format!("{param}.type"),
             reason: format!("content parts of type '{}' are not offered", shortened(other)),
         }),
     }
+}
+
+fn file(object: &RawObject, param: &str) -> Result<Part, ItemError> {
+    if let Some(file_data) = read(object, "file_data", param)? {
+        return Ok(Part::File(InputFile { filename: read(object, "filename", param)?, file_data }));
+    }
+    for key in ["file_id", "file_url"] {
+        if object.raw(key).is_some() {
+            let reason = "files are offered with inline data only; send it in 'file_data'".to_owned();
+            return Err(ItemError::Unsupported { param: format!("{param}.{key}"), reason });
+        }
+    }
+    Err(missing(format!("{param}.file_data")))
 }
 
 /// A client's word, short enough for an error message.
@@ -266,7 +282,7 @@ impl Part {
     pub fn into_text(self) -> Option<String> {
         match self {
             Self::Text(text) | Self::Refusal(text) => Some(text),
-            Self::Image { .. } | Self::Audio(_) => None,
+            Self::Image { .. } | Self::Audio(_) | Self::File(_) => None,
         }
     }
 }

@@ -19,8 +19,11 @@ pub mod upstream_error;
 mod calls;
 mod emitter;
 mod output;
+mod parts;
 mod references;
+mod think;
 mod transcript;
+mod upstream_forms;
 
 pub use create::CreateRequest;
 pub use ending::{End, Finished, Outcome};

@@ -7,14 +7,16 @@ use super::create::{CreateRequest, InputItem, ReasoningOptions, TextOptions};
 use super::error::RequestError;
 use super::lossy::Lossy;
 use super::references::{self, Past, StoredItems, Turn};
-use super::settings::{MaxTokensField, Settings};
+use super::settings::{MaxTokensField, SendOrDrop, Settings};
+use super::think::ThinkSplitter;
 use super::tools::{self, ToolSet};
 use super::transcript::Transcript;
 use super::upstream_dialect::UpstreamDialect;
+use super::upstream_forms;
 use crate::id::ResponseId;
-use crate::openai::chat::{ChatRequest, JsonSchema, ResponseFormat, StreamOptions};
+use crate::openai::chat::{ChatRequest, StreamOptions};
 use crate::openai::item::{self, Item};
-use crate::openai::raw::{InvalidMember, RawObject};
+use crate::openai::raw::RawObject;
 use crate::openai::responses::{
     Echo, IncompleteDetails, OutputItem, ReasoningEcho, Response, ResponseError, Status, TextEcho, Usage, output_text,
 };
@@ -45,6 +47,8 @@ pub struct Plan {
     pub input: Vec<Box<RawValue>>,
     /// What was left out.
     pub lossy: Lossy,
+    /// Tells reasoning in the answer's text apart, where the backend does not.
+    pub(super) think: Option<ThinkSplitter>,
     echo: Echo,
 }
 
@@ -123,22 +127,24 @@ pub fn request(
     let model = create.model.take().or_else(|| settings.default_model.clone());
     let model = model.ok_or_else(|| RequestError::Missing { param: "model".to_owned() })?;
     let dialect = settings.for_model(&model);
-    let tool_set = tools::translate(&create.tools, create.tool_choice.as_deref(), &mut lossy)?;
-    let response_format = response_format(&create.text)?;
+    let mut tool_set = tools::translate(&create.tools, create.tool_choice.as_deref(), &mut lossy)?;
+    upstream_forms::restrict_tools(&mut tool_set, dialect, &mut lossy);
+    let format = upstream_forms::answer_format(&create.text, &tool_set, dialect, &mut lossy)?;
 
     let inherited = if settings.api.inherits_instructions && create.instructions.is_none() {
         references::oldest_instructions(past.chain)?
     } else {
         None
     };
-    let mut transcript = Transcript::new(dialect, create.instructions.as_deref().or(inherited.as_deref()));
+    let instructions = create.instructions.as_deref().or(inherited.as_deref());
+    let mut transcript = Transcript::new(dialect, settings.history_repair, instructions);
     for turn in past.chain {
         add_turn(&mut transcript, *turn, &mut lossy)?;
     }
     transcript.end_of_history();
     let stored = StoredItems::of(past, &create)?;
     let input = add_input(&mut transcript, std::mem::take(&mut create.input), &stored, &id, &mut lossy)?;
-    let messages = transcript.into_messages()?;
+    let messages = transcript.into_messages(format.instruction, &mut lossy)?;
     if input.is_empty() && past.chain.is_empty() {
         return Err(RequestError::InvalidValue { param: "input".to_owned(), reason: "must not be empty".to_owned() });
     }
@@ -149,22 +155,27 @@ pub fn request(
 
     let summary = create.reasoning.as_ref().is_some_and(|reasoning| reasoning.summary.is_some());
     let echo = echo(&create, &tool_set, model)?;
-    let has_tools = !tool_set.chat.is_empty();
+    let asked = create.reasoning.as_ref().and_then(|reasoning| reasoning.effort.as_deref());
+    let effort = upstream_forms::effort(asked, &create.extras, dialect, &mut lossy).map_err(unserialisable)?;
+    let parallel = upstream_forms::parallel_tool_calls(create.parallel_tool_calls, &tool_set, dialect, &mut lossy);
     let logprobs = create.include_logprobs || create.top_logprobs.is_some_and(|count| count > 0);
     let (max_completion_tokens, max_tokens) = match dialect.max_tokens_field {
         MaxTokensField::MaxCompletionTokens => (create.max_output_tokens, None),
         MaxTokensField::MaxTokens => (None, create.max_output_tokens),
     };
+    let wants_usage = create.stream && dialect.stream_options == SendOrDrop::Send;
     let mut chat = ChatRequest {
         model: &echo.model,
         messages,
         stream: create.stream,
-        stream_options: create.stream.then_some(StreamOptions { include_usage: true }),
+        stream_options: wants_usage.then_some(StreamOptions { include_usage: true }),
         tools: tool_set.chat,
         tool_choice: tool_set.choice,
-        parallel_tool_calls: create.parallel_tool_calls.filter(|_| has_tools),
-        response_format,
-        reasoning_effort: create.reasoning.and_then(|reasoning| reasoning.effort),
+        parallel_tool_calls: parallel,
+        response_format: format.response_format,
+        reasoning_effort: effort.reasoning_effort,
+        thinking: effort.thinking,
+        chat_template_kwargs: effort.chat_template_kwargs,
         max_completion_tokens,
         max_tokens,
         temperature: create.temperature,
@@ -179,7 +190,8 @@ pub fn request(
     };
     chat.extras = extras(&create.extras, &chat, dialect, &mut lossy);
     let body = serde_json::to_vec(&chat).map_err(unserialisable)?;
-    let plan = Plan { id, created_at: now, stream: create.stream, store: create.store, summary, input, lossy, echo };
+    let (stream, store, think) = (create.stream, create.store, ThinkSplitter::of(dialect));
+    let plan = Plan { id, created_at: now, stream, store, summary, input, lossy, think, echo };
     Ok(Translated { chat: body, plan })
 }
 
@@ -227,36 +239,6 @@ fn add_input(
     Ok(normalised)
 }
 
-fn response_format(text: &TextOptions) -> Result<Option<ResponseFormat>, RequestError> {
-    let Some(format) = &text.format else { return Ok(None) };
-    fn member<T: serde::de::DeserializeOwned>(format: &RawObject, key: &str) -> Result<Option<T>, RequestError> {
-        format.read(key).map_err(|InvalidMember { param, reason }| {
-            RequestError::InvalidType(InvalidMember { param: format!("text.format.{param}"), reason })
-        })
-    }
-    let missing = |key: &str| RequestError::Missing { param: format!("text.format.{key}") };
-    match member::<String>(format, "type")?.as_deref() {
-        None => Err(missing("type")),
-        Some("text") => Ok(None),
-        Some("json_object") => Ok(Some(ResponseFormat::JsonObject)),
-        Some("json_schema") => {
-            // It has to be an object; what it says is the backend's to judge.
-            member::<RawObject>(format, "schema")?;
-            let json_schema = JsonSchema {
-                name: member(format, "name")?.ok_or_else(|| missing("name"))?,
-                description: member(format, "description")?,
-                schema: format.raw("schema").ok_or_else(|| missing("schema"))?.to_owned(),
-                strict: member(format, "strict")?,
-            };
-            Ok(Some(ResponseFormat::JsonSchema { json_schema }))
-        }
-        Some(_) => Err(RequestError::InvalidValue {
-            param: "text.format.type".to_owned(),
-            reason: "must be 'text', 'json_object' or 'json_schema'".to_owned(),
-        }),
-    }
-}
-
 /// The backend extras that go up: those the operator allows, never one that the request says in the Responses way.
 fn extras(given: &RawObject, chat: &ChatRequest<'_>, dialect: &UpstreamDialect, lossy: &mut Lossy) -> RawObject {
     let mut extras = RawObject::default();
@@ -264,13 +246,15 @@ fn extras(given: &RawObject, chat: &ChatRequest<'_>, dialect: &UpstreamDialect, 
         let said_already = match key {
             "response_format" => chat.response_format.is_some(),
             "reasoning_effort" => chat.reasoning_effort.is_some(),
+            "thinking" => chat.thinking.is_some(),
             "max_tokens" | "max_completion_tokens" => chat.max_tokens.or(chat.max_completion_tokens).is_some(),
             "logprobs" => chat.logprobs.is_some(),
             _ => false,
         };
         if said_already || !dialect.forward_unknown.allows(key) {
             lossy.skip("extra", key);
-        } else {
+        } else if key != "chat_template_kwargs" || chat.chat_template_kwargs.is_none() {
+            // Where the effort goes up among them, they are in the request already.
             extras.push(key, value.to_owned());
         }
     }

@@ -23,6 +23,7 @@ use super::error::BadAnswer;
 use super::output::{PartEdge, call_item, emit_part_done, emit_reasoning_part, message_item, reasoning_item};
 use super::request::{Plan, ResponseState};
 use super::settings::Settings;
+use super::think::{Pieces, ThinkSplitter};
 use super::upstream_error::UpstreamError;
 use crate::id::ItemPrefix;
 use crate::openai::chat::{ChatAnswer, Message, TokenLogprob, ToolCallDelta};
@@ -55,6 +56,8 @@ pub struct ResponseStream {
     calls: Calls,
     /// Of tokens whose text has not come yet.
     early_logprobs: Vec<TokenLogprob>,
+    /// Until the answer's text has come so far that all that follows is text.
+    think: Option<ThinkSplitter>,
     usage: Option<Usage>,
     finish_reason: Option<FinishReason>,
     failure: Option<ResponseError>,
@@ -95,7 +98,9 @@ impl ResponseStream {
     /// A machine for one answer. For [`AnswerForm::Events`], created and in_progress wait in [`Self::take`].
     #[must_use]
     pub fn new(plan: Plan, form: AnswerForm, settings: &Settings) -> Self {
+        let mut plan = plan;
         let mut stream = Self {
+            think: plan.think.take(),
             plan,
             decoder: Decoder::new(settings.max_sse_frame_bytes),
             emitter: Emitter::new(form == AnswerForm::Json, settings.api),
@@ -226,12 +231,16 @@ impl ResponseStream {
 
     fn message(&mut self, message: &Message<'_>, logprobs: Vec<TokenLogprob>) {
         if let Some(text) = message.reasoning_text() {
+            if let Some(think) = &mut self.think {
+                think.reasoning_came();
+            }
             self.hold(text.len(), Held::Reasoning(text.into_owned()));
         }
         match message.content.as_deref() {
             // Beside reasoning they are the reasoning's tokens, for which a response has no place.
             Some("") if message.reasoning_text().is_none() => self.keep_logprobs(logprobs),
             Some("") => {}
+            Some(text) if self.think.is_some() => self.split(text, logprobs),
             Some(text) => {
                 let mut all = std::mem::take(&mut self.early_logprobs);
                 let bytes = text.len() + logprobs.iter().map(TokenLogprob::kept_bytes).sum::<usize>();
@@ -240,12 +249,50 @@ impl ResponseStream {
             }
             None => {}
         }
+        if message.refusal.as_deref().is_some_and(|text| !text.is_empty()) || !message.tool_calls.is_empty() {
+            self.flush_think();
+        }
         if let Some(text) = message.refusal.as_deref().filter(|text| !text.is_empty()) {
             self.hold(text.len(), Held::Refusal(text.to_owned()));
         }
         self.calls.begin_chunk();
         for delta in &message.tool_calls {
             self.call(delta);
+        }
+    }
+
+    /// Holds text whose reasoning, between tags, is told apart from it.
+    fn split(&mut self, text: &str, logprobs: Vec<TokenLogprob>) {
+        let Some(mut think) = self.think.take() else { return };
+        if !self.fits(text.len() + logprobs.iter().map(TokenLogprob::kept_bytes).sum::<usize>()) {
+            return;
+        }
+        self.early_logprobs.extend(logprobs);
+        let pieces = think.push(text);
+        self.hold_pieces(pieces, think.has_thought());
+        self.think = (!think.is_past()).then_some(think);
+    }
+
+    /// Holds what might have become a tag, and will not.
+    fn flush_think(&mut self) {
+        let Some(mut think) = self.think.take() else { return };
+        let pieces = think.flush();
+        self.hold_pieces(pieces, think.has_thought());
+        self.think = (!think.is_past()).then_some(think);
+    }
+
+    fn hold_pieces(&mut self, Pieces { reasoning, text }: Pieces, has_thought: bool) {
+        let thinks = !reasoning.is_empty();
+        if thinks {
+            self.hold(0, Held::Reasoning(reasoning));
+        }
+        if !text.is_empty() {
+            let logprobs = std::mem::take(&mut self.early_logprobs);
+            let logprobs = if has_thought { of_the_end(logprobs, text.len()) } else { logprobs };
+            self.hold(0, Held::Text { text, logprobs });
+        } else if thinks {
+            // They are the reasoning's, for which a response has no place.
+            self.early_logprobs.clear();
         }
     }
 
@@ -518,6 +565,7 @@ impl ResponseStream {
             let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(0));
             decoder.finish(|event, data| self.chunk(event, data));
         }
+        self.flush_think();
         let outcome = Outcome::of(self.failure.take(), end, self.finish_reason);
         let completed = outcome == Outcome::Completed;
         let outcome = if self.drop_nameless_calls() && completed {
@@ -575,6 +623,17 @@ impl ResponseStream {
             self.enter_front();
         }
     }
+}
+
+/// The tokens at the end that are not longer than a text in all: those in front of it are a tag's, or reasoning's.
+fn of_the_end(mut logprobs: Vec<TokenLogprob>, bytes: usize) -> Vec<TokenLogprob> {
+    let mut left = Some(bytes);
+    let fits = |logprob: &&TokenLogprob| {
+        left = left.and_then(|left| left.checked_sub(logprob.token.len()));
+        left.is_some()
+    };
+    let count = logprobs.iter().rev().take_while(fits).count();
+    logprobs.split_off(logprobs.len() - count)
 }
 
 fn in_progress<'a>() -> ResponseState<'a> {

@@ -8,14 +8,22 @@ use std::collections::HashMap;
 
 use super::error::RequestError;
 use super::lossy::Lossy;
-use super::settings::{DeveloperRole, ReasoningReplay, SystemMessages};
+use super::parts::{self, ToolOutput};
+use super::settings::{
+    AssistantContent, DeveloperRole, HistoryRepair, ReasoningField, ReasoningReplay, SystemMessages,
+};
+use super::think::ThinkSplitter;
 use super::upstream_dialect::UpstreamDialect;
-use crate::openai::chat::{CalledFunction, ChatContent, ChatMessage, ChatPart, ChatToolCall, ImageUrl};
+use crate::openai::chat::{CalledFunction, ChatContent, ChatMessage, ChatPart, ChatToolCall};
 use crate::openai::item::{Item, Part, Role};
+
+/// The output of a call that has none.
+const NO_OUTPUT: &str = "tool result unavailable";
 
 /// Gathers items in order, oldest first, and then becomes messages.
 pub(super) struct Transcript<'a> {
     dialect: &'a UpstreamDialect,
+    repair: HistoryRepair,
     /// Instructions and hoisted system text, in order.
     leading: Vec<String>,
     entries: Vec<Entry>,
@@ -50,13 +58,14 @@ struct Call {
     call_id: String,
     name: String,
     arguments: String,
-    output: Option<ChatContent>,
+    output: Option<ToolOutput>,
 }
 
 impl<'a> Transcript<'a> {
-    pub(super) fn new(dialect: &'a UpstreamDialect, instructions: Option<&str>) -> Self {
+    pub(super) fn new(dialect: &'a UpstreamDialect, repair: HistoryRepair, instructions: Option<&str>) -> Self {
         Self {
             dialect,
+            repair,
             leading: instructions.filter(|text| !text.is_empty()).map(str::to_owned).into_iter().collect(),
             entries: Vec::new(),
             rounds: Vec::new(),
@@ -86,16 +95,17 @@ impl<'a> Transcript<'a> {
         match item {
             Item::Message { role: Role::Assistant, content } => self.assistant(content, param)?,
             Item::Message { role: Role::User, content } => {
+                let content = self.chat_content(content, param, lossy)?;
                 self.round_is_open = false;
-                self.entries.push(Entry::Said { role: Role::User, content: chat_content(content) });
+                self.entries.push(Entry::Said { role: Role::User, content });
             }
             Item::Message { role: role @ (Role::System | Role::Developer), content } => {
-                self.system(role, content, param)?;
+                self.system(role, content, param, lossy)?;
             }
             Item::Reasoning { text } if text.is_empty() => {}
             Item::Reasoning { text } => self.join_round(|round| round.reasoning.push(text)),
             Item::FunctionCall { call_id, name, arguments } => self.call(call_id, name, arguments),
-            Item::FunctionCallOutput { call_id, output } => self.output(call_id, output, param)?,
+            Item::FunctionCallOutput { call_id, output } => self.output(call_id, output, param, lossy)?,
             // Input has none left. Earlier releases kept those to items of the chain, which say nothing new.
             Item::Reference { .. } => {}
             Item::Unknown { kind } => lossy.skip("item_type", &kind),
@@ -131,21 +141,33 @@ impl<'a> Transcript<'a> {
     }
 
     fn assistant(&mut self, content: Vec<Part>, param: &str) -> Result<(), RequestError> {
-        if content.iter().any(|part| matches!(part, Part::Image { .. } | Part::Audio(_))) {
+        if content.iter().any(|part| matches!(part, Part::Image { .. } | Part::Audio(_) | Part::File(_))) {
             let reason = "assistant messages can hold text only".to_owned();
             return Err(RequestError::Unsupported { param: format!("{param}.content"), reason });
         }
         // A refusal goes up as text: few templates know the refusal member, and the model should see what it said.
-        let text: String = content.into_iter().filter_map(Part::into_text).collect();
+        let mut text: String = content.into_iter().filter_map(Part::into_text).collect();
+        // Clients that know no reasoning items replay what they took out of the text in the same tags.
+        if let Some(pieces) = ThinkSplitter::split(self.dialect, &text) {
+            if !pieces.reasoning.is_empty() {
+                self.join_round(|round| round.reasoning.push(pieces.reasoning));
+            }
+            text = pieces.text;
+        }
         if !text.is_empty() {
             self.join_round(|round| round.texts.push(text));
         }
         Ok(())
     }
 
-    fn system(&mut self, role: Role, content: Vec<Part>, param: &str) -> Result<(), RequestError> {
+    fn chat_content(&self, parts: Vec<Part>, param: &str, lossy: &mut Lossy) -> Result<ChatContent, RequestError> {
+        parts::chat_content(parts, &format!("{param}.content"), self.dialect, lossy)
+    }
+
+    fn system(&mut self, role: Role, content: Vec<Part>, param: &str, lossy: &mut Lossy) -> Result<(), RequestError> {
+        let content = self.chat_content(content, param, lossy)?;
         match self.dialect.system_messages {
-            SystemMessages::Merge => match chat_content(content) {
+            SystemMessages::Merge => match content {
                 ChatContent::Text(text) => {
                     if !text.is_empty() {
                         self.leading.push(text);
@@ -158,7 +180,7 @@ impl<'a> Transcript<'a> {
             },
             SystemMessages::Keep => {
                 self.round_is_open = false;
-                self.entries.push(Entry::Said { role, content: chat_content(content) });
+                self.entries.push(Entry::Said { role, content });
             }
         }
         Ok(())
@@ -188,9 +210,20 @@ impl<'a> Transcript<'a> {
         self.rounds.get_mut(round)?.calls.get_mut(position)
     }
 
-    fn output(&mut self, call_id: String, output: Vec<Part>, param: &str) -> Result<(), RequestError> {
-        let output = chat_content(output);
+    fn output(
+        &mut self,
+        call_id: String,
+        output: Vec<Part>,
+        param: &str,
+        lossy: &mut Lossy,
+    ) -> Result<(), RequestError> {
+        let output = parts::tool_output(output, &format!("{param}.output"), self.dialect, lossy)?;
+        let repair = self.repair;
         match self.call_at(&call_id) {
+            None if repair == HistoryRepair::Repair => {
+                lossy.skip("output_without_call", &call_id);
+                return Ok(());
+            }
             None => return Err(RequestError::UnknownCall { call_id }),
             Some(call) => match &call.output {
                 None => call.output = Some(output),
@@ -205,17 +238,26 @@ impl<'a> Transcript<'a> {
         Ok(())
     }
 
-    /// The messages, oldest first, with one leading system message when there is anything for it.
-    pub(super) fn into_messages(self) -> Result<Vec<ChatMessage>, RequestError> {
-        let dialect = self.dialect;
+    /// The messages, oldest first, with one leading system message when there is anything for it. `instruction` is put
+    /// to its end, unless there is nothing else to be sent.
+    pub(super) fn into_messages(
+        self,
+        instruction: Option<String>,
+        lossy: &mut Lossy,
+    ) -> Result<Vec<ChatMessage>, RequestError> {
+        let (dialect, repair) = (self.dialect, self.repair);
         let mut messages = Vec::with_capacity(self.entries.len() + 1);
-        if !self.leading.is_empty() {
+        let mut leading = self.leading;
+        if !leading.is_empty() || !self.entries.is_empty() {
+            leading.extend(instruction);
+        }
+        if !leading.is_empty() {
             // Merged text is one message, whose role is what the backend calls such text.
             let role = match dialect.system_messages {
                 SystemMessages::Merge => Role::Developer,
                 SystemMessages::Keep => Role::System,
             };
-            messages.push(system_message(role, ChatContent::Text(self.leading.join("\n\n")), dialect));
+            messages.push(system_message(role, ChatContent::Text(leading.join("\n\n")), dialect));
         }
         // Rounds stand in the entries in their own order.
         let mut rounds = self.rounds.into_iter();
@@ -225,7 +267,7 @@ impl<'a> Transcript<'a> {
                 Entry::Said { role, content } => messages.push(system_message(role, content, dialect)),
                 Entry::Round => {
                     if let Some(round) = rounds.next() {
-                        round.into_messages(dialect.reasoning_replay, &mut messages)?;
+                        round.into_messages(dialect, repair, &mut messages, lossy)?;
                     }
                 }
             }
@@ -242,45 +284,58 @@ fn system_message(role: Role, content: ChatContent, dialect: &UpstreamDialect) -
 }
 
 impl Round {
-    fn into_messages(self, replay: ReasoningReplay, messages: &mut Vec<ChatMessage>) -> Result<(), RequestError> {
-        let replayed = match replay {
+    fn into_messages(
+        self,
+        dialect: &UpstreamDialect,
+        repair: HistoryRepair,
+        messages: &mut Vec<ChatMessage>,
+        lossy: &mut Lossy,
+    ) -> Result<(), RequestError> {
+        let replayed = match dialect.reasoning_replay {
             ReasoningReplay::Never => false,
             ReasoningReplay::ToolTurns => !self.calls.is_empty(),
             ReasoningReplay::Always => true,
         };
         // An empty string is refused by backends that want reasoning back, so it is left out then.
-        let reasoning_content = (replayed && !self.reasoning.is_empty()).then(|| self.reasoning.join("\n\n"));
+        let thoughts = (replayed && !self.reasoning.is_empty()).then(|| self.reasoning.join("\n\n"));
         let text = self.texts.join("\n\n");
-        if text.is_empty() && self.calls.is_empty() && reasoning_content.is_none() {
+        if text.is_empty() && self.calls.is_empty() && thoughts.is_none() {
             return Ok(());
         }
-        let content = (!text.is_empty() || self.calls.is_empty()).then_some(text);
+        let has_content =
+            !text.is_empty() || self.calls.is_empty() || dialect.assistant_content == AssistantContent::String;
         let mut tool_calls = Vec::with_capacity(self.calls.len());
         let mut outputs = Vec::with_capacity(self.calls.len());
+        let mut media = Vec::new();
         for Call { call_id, name, arguments, output } in self.calls {
-            let Some(output) = output else { return Err(RequestError::UnansweredCall { call_id }) };
+            let output = match output {
+                Some(output) => output,
+                None if repair == HistoryRepair::Repair => {
+                    lossy.skip("call_without_output", &call_id);
+                    ToolOutput::of_text(NO_OUTPUT)
+                }
+                None => return Err(RequestError::UnansweredCall { call_id }),
+            };
+            if !output.media.is_empty() {
+                media.push(ChatPart::Text { text: format!("Output of tool call {call_id}:") });
+                media.extend(output.media);
+            }
             let arguments = if arguments.is_empty() { "{}".to_owned() } else { arguments };
-            outputs.push(ChatMessage::Tool { tool_call_id: call_id.clone(), content: output });
+            outputs.push(ChatMessage::Tool { tool_call_id: call_id.clone(), content: output.content });
             let function = CalledFunction { name, arguments };
             tool_calls.push(ChatToolCall { id: call_id, kind: "function", function });
         }
-        messages.push(ChatMessage::Assistant { content, reasoning_content, tool_calls });
+        let (reasoning_content, reasoning) = match dialect.reasoning_field {
+            ReasoningField::ReasoningContent => (thoughts, None),
+            ReasoningField::Reasoning => (None, thoughts),
+        };
+        let content = has_content.then_some(text);
+        messages.push(ChatMessage::Assistant { content, reasoning_content, reasoning, tool_calls });
         messages.append(&mut outputs);
+        if !media.is_empty() {
+            // Tool messages follow their assistant message directly, so it stands behind all of them.
+            messages.push(ChatMessage::User { content: ChatContent::Parts(media) });
+        }
         Ok(())
     }
-}
-
-/// Text-only content as a plain string, its parts on lines of their own; mixed content as parts.
-fn chat_content(parts: Vec<Part>) -> ChatContent {
-    if parts.iter().all(|part| matches!(part, Part::Text(_) | Part::Refusal(_))) {
-        let texts: Vec<String> = parts.into_iter().filter_map(Part::into_text).collect();
-        return ChatContent::Text(texts.join("\n"));
-    }
-    let part = |part: Part| match part {
-        // Templates choke on empty text beside an image.
-        Part::Text(text) | Part::Refusal(text) => (!text.is_empty()).then_some(ChatPart::Text { text }),
-        Part::Image { url, detail } => Some(ChatPart::ImageUrl { image_url: ImageUrl { url, detail } }),
-        Part::Audio(input_audio) => Some(ChatPart::InputAudio { input_audio }),
-    };
-    ChatContent::Parts(parts.into_iter().filter_map(part).collect())
 }
