@@ -336,6 +336,20 @@ fn redis_file_wins_over_inline_values() {
     assert!(redis.config_path.unwrap().ends_with("redis.yaml"));
 }
 
+#[test]
+fn the_example_of_presets_speaks_each_backends_dialect() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/upstream-presets.yaml");
+    let settings = Config::load(Some(&path), &|_| None).unwrap().translation();
+    let dialect = |preset: Preset| UpstreamDialect::default().with(preset.keys());
+    assert_eq!(*settings.for_model("meta-llama/Llama-4"), dialect(Preset::Vllm));
+    assert_eq!(*settings.for_model("gpt-5.5"), dialect(Preset::Openai));
+    assert_eq!(settings.for_model("deepseek-v4-pro").reasoning_effort, EffortForm::Thinking);
+    assert_eq!(settings.for_model("llama3.2:3b").reasoning_effort, EffortForm::Drop);
+    let qwen = settings.for_model("Qwen/Qwen3.8-27B");
+    assert_eq!((qwen.split_think, qwen.reasoning_field), (SplitThink::Implied, ReasoningField::Reasoning));
+    assert_eq!(qwen.reasoning_effort_map.get("high"), Some("xhigh"));
+}
+
 /// The config of somebody who points to one of the files in `config/response-api`.
 fn with_example(name: &str, variables: &[(&str, &str)]) -> Result<Redis, String> {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/response-api").join(name);

@@ -203,7 +203,13 @@ fn unserialisable(error: serde_json::Error) -> RequestError {
 fn add_turn(transcript: &mut Transcript<'_>, turn: Turn<'_>, lossy: &mut Lossy) -> Result<(), RequestError> {
     for raw in turn.items()? {
         let InputItem { object, item } = references::stored(raw)?;
-        transcript.add(object.text("id"), item, "history", lossy)?;
+        transcript.add(object.text("id"), item, "history", lossy).map_err(|error| match error {
+            // The turn was said to another model, whose backend takes what this one does not.
+            RequestError::Unsupported { reason, .. } => {
+                RequestError::Unsupported { param: "previous_response_id".to_owned(), reason }
+            }
+            other => other,
+        })?;
     }
     Ok(())
 }

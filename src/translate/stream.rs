@@ -269,7 +269,7 @@ impl ResponseStream {
         }
         self.early_logprobs.extend(logprobs);
         let pieces = think.push(text);
-        self.hold_pieces(pieces, think.has_thought());
+        self.hold_pieces(pieces, &think);
         self.think = (!think.is_past()).then_some(think);
     }
 
@@ -277,22 +277,19 @@ impl ResponseStream {
     fn flush_think(&mut self) {
         let Some(mut think) = self.think.take() else { return };
         let pieces = think.flush();
-        self.hold_pieces(pieces, think.has_thought());
+        self.hold_pieces(pieces, &think);
         self.think = (!think.is_past()).then_some(think);
     }
 
-    fn hold_pieces(&mut self, Pieces { reasoning, text }: Pieces, has_thought: bool) {
-        let thinks = !reasoning.is_empty();
-        if thinks {
+    fn hold_pieces(&mut self, Pieces { reasoning, text }: Pieces, think: &ThinkSplitter) {
+        if !reasoning.is_empty() {
             self.hold(0, Held::Reasoning(reasoning));
         }
         if !text.is_empty() {
+            // Those of tags and of reasoning have no place in a response.
             let logprobs = std::mem::take(&mut self.early_logprobs);
-            let logprobs = if has_thought { of_the_end(logprobs, text.len()) } else { logprobs };
+            let logprobs = behind(think.bytes_before(&text), logprobs);
             self.hold(0, Held::Text { text, logprobs });
-        } else if thinks {
-            // They are the reasoning's, for which a response has no place.
-            self.early_logprobs.clear();
         }
     }
 
@@ -625,15 +622,16 @@ impl ResponseStream {
     }
 }
 
-/// The tokens at the end that are not longer than a text in all: those in front of it are a tag's, or reasoning's.
-fn of_the_end(mut logprobs: Vec<TokenLogprob>, bytes: usize) -> Vec<TokenLogprob> {
-    let mut left = Some(bytes);
-    let fits = |logprob: &&TokenLogprob| {
-        left = left.and_then(|left| left.checked_sub(logprob.token.len()));
-        left.is_some()
+/// The tokens that begin after the first so many bytes.
+fn behind(bytes: usize, logprobs: Vec<TokenLogprob>) -> Vec<TokenLogprob> {
+    let mut begins = 0_usize;
+    let is_before = |logprob: &TokenLogprob| {
+        let before = begins < bytes;
+        // A token that is a part of a character shows another one in its place; its bytes are true.
+        begins += if logprob.bytes.is_empty() { logprob.token.len() } else { logprob.bytes.len() };
+        before
     };
-    let count = logprobs.iter().rev().take_while(fits).count();
-    logprobs.split_off(logprobs.len() - count)
+    logprobs.into_iter().skip_while(is_before).collect()
 }
 
 fn in_progress<'a>() -> ResponseState<'a> {

@@ -21,8 +21,8 @@ pub(super) struct ThinkSplitter {
     space: String,
     /// In `Start` and `Thinking`: the beginning of a tag, shorter than that.
     partial: String,
-    /// `Thinking` was entered.
-    has_thought: bool,
+    /// What came in, all told.
+    bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl ThinkSplitter {
     }
 
     fn new(tags: ThinkTags, implied: bool) -> Self {
-        Self { tags, state: State::Start { implied }, space: String::new(), partial: String::new(), has_thought: false }
+        Self { tags, state: State::Start { implied }, space: String::new(), partial: String::new(), bytes: 0 }
     }
 
     /// Splits a text that is whole already and that somebody else wrote: the opening tag has to be there.
@@ -74,9 +74,9 @@ impl ThinkSplitter {
         Some(pieces)
     }
 
-    /// Whether there was reasoning, or a place for it.
-    pub(super) fn has_thought(&self) -> bool {
-        self.has_thought
+    /// How many bytes came before a text that came out last.
+    pub(super) fn bytes_before(&self, text: &str) -> usize {
+        self.bytes.saturating_sub(text.len())
     }
 
     /// Whether all that follows is text.
@@ -93,6 +93,7 @@ impl ThinkSplitter {
 
     /// Takes the next text of the answer.
     pub(super) fn push(&mut self, text: &str) -> Pieces {
+        self.bytes += text.len();
         let mut pieces = Pieces::default();
         let mut rest = text;
         if let State::Start { implied } = self.state {
@@ -129,7 +130,6 @@ impl ThinkSplitter {
 
     /// Takes text inside the tags.
     fn think(&mut self, text: &str, pieces: &mut Pieces) {
-        self.has_thought = true;
         let mut text = text;
         if self.state == (State::Thinking { begun: false }) {
             text = text.trim_start();
