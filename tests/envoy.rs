@@ -8,6 +8,7 @@ mod lifecycle;
 mod requests;
 mod state;
 mod stream;
+mod upstream_dialects;
 
 use bytes::Bytes;
 use serde_json::{Value, json};

@@ -286,9 +286,7 @@ impl ResponseStream {
             self.hold(0, Held::Reasoning(reasoning));
         }
         if !text.is_empty() {
-            // Those of tags and of reasoning have no place in a response.
-            let logprobs = std::mem::take(&mut self.early_logprobs);
-            let logprobs = behind(think.bytes_before(&text), logprobs);
+            let logprobs = think.logprobs_of(&text, std::mem::take(&mut self.early_logprobs));
             self.hold(0, Held::Text { text, logprobs });
         }
     }
@@ -620,18 +618,6 @@ impl ResponseStream {
             self.enter_front();
         }
     }
-}
-
-/// The tokens that begin after the first so many bytes.
-fn behind(bytes: usize, logprobs: Vec<TokenLogprob>) -> Vec<TokenLogprob> {
-    let mut begins = 0_usize;
-    let is_before = |logprob: &TokenLogprob| {
-        let before = begins < bytes;
-        // A token that is a part of a character shows another one in its place; its bytes are true.
-        begins += if logprob.bytes.is_empty() { logprob.token.len() } else { logprob.bytes.len() };
-        before
-    };
-    logprobs.into_iter().skip_while(is_before).collect()
 }
 
 fn in_progress<'a>() -> ResponseState<'a> {

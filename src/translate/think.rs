@@ -11,6 +11,7 @@
 
 use super::settings::{SplitThink, ThinkTags};
 use super::upstream_dialect::UpstreamDialect;
+use crate::openai::chat::TokenLogprob;
 
 /// Tells reasoning and text apart as they come.
 #[derive(Debug)]
@@ -74,9 +75,18 @@ impl ThinkSplitter {
         Some(pieces)
     }
 
-    /// How many bytes came before a text that came out last.
-    pub(super) fn bytes_before(&self, text: &str) -> usize {
-        self.bytes.saturating_sub(text.len())
+    /// Of the log probabilities of everything so far those of the text that came out last. Those of tags and of reasoning
+    /// have no place in a response.
+    pub(super) fn logprobs_of(&self, text: &str, logprobs: Vec<TokenLogprob>) -> Vec<TokenLogprob> {
+        let text_begins = self.bytes.saturating_sub(text.len());
+        let mut begins = 0_usize;
+        let is_before = |logprob: &TokenLogprob| {
+            let before = begins < text_begins;
+            // A token that is a part of a character shows another one in its place; its bytes are true.
+            begins += if logprob.bytes.is_empty() { logprob.token.len() } else { logprob.bytes.len() };
+            before
+        };
+        logprobs.into_iter().skip_while(is_before).collect()
     }
 
     /// Whether all that follows is text.
