@@ -14,6 +14,7 @@ use responses_router::extproc::exchange::{Policy, Router};
 use responses_router::extproc::keeping::Keeping;
 use responses_router::extproc::random_ids::RandomIds;
 use responses_router::extproc::route::Routes;
+use responses_router::sealing::SealingKeys;
 use responses_router::server::{self, Listener, Stop, Stopped};
 use responses_router::store::{
     ChainLimits, DiskSettings, DiskStore, MemoryBounds, MemoryStore, RedisStore, ResponseStore,
@@ -167,6 +168,7 @@ fn router(config: &Config, store: Arc<dyn ResponseStore>, metrics: Arc<Metrics>,
         routes: Routes::new(&response_api.path_prefix),
         ids: Box::new(RandomIds),
         settings: config.translation(),
+        reasoning_keys: SealingKeys::new(response_api.reasoning_encryption.keys.clone()),
         keeping: Keeping { store, deadline: response_api.store_deadline_ms, tasks: stop.live.clone(), metrics },
         policy: Policy {
             chat_path: format!("{}{}", response_api.path_prefix, upstream.chat_path),

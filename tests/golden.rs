@@ -4,11 +4,12 @@
 //! rewrites the snapshots; read the difference before committing it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use responses_router::id::{CountingIds, IdSource};
 use responses_router::openai::dialect::ApiDialect;
 use responses_router::translate::upstream_error::UpstreamError;
-use responses_router::translate::{CreateRequest, End, Past, Settings, Turn, request};
+use responses_router::translate::{CreateRequest, End, Past, Seal, Settings, Turn, request};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -34,6 +35,9 @@ struct RequestCase {
     /// Other stored turns, to whose items the request refers.
     #[serde(default)]
     referenced: Vec<PastTurn>,
+    /// There is a key for reasoning; what it seals reads `sealed:` and the text backwards.
+    #[serde(default)]
+    sealing: bool,
     /// The body of the POST; a string stands for a body that is not JSON.
     body: Box<RawValue>,
 }
@@ -49,8 +53,9 @@ fn request_case(path: &Path) -> String {
     let case: RequestCase = read_json(path);
     let settings = case.settings.settings();
     let past = Past { chain: &turns(&case.history), referenced: &turns(&case.referenced) };
+    let seal = case.sealing.then(|| Arc::new(machine::Backwards) as Arc<dyn Seal>);
     let translated = CreateRequest::parse(&text_or_json(&case.body))
-        .and_then(|create| request(create, past, &settings, CountingIds::default().response_id(), CREATED_AT));
+        .and_then(|create| request(create, past, &settings, seal, CountingIds::default().response_id(), CREATED_AT));
     match translated {
         Err(error) => format!("refused: {error}\n\n{error:#?}"),
         Ok(translated) => {

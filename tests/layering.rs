@@ -90,6 +90,12 @@ const RULES: &[Rule] = &[
     },
     Rule {
         of: &["src/"],
+        except: &["src/sealing.rs"],
+        banned: &["ring::aead", "ring::hkdf", "base64::engine"],
+        why: "only sealing knows cryptography",
+    },
+    Rule {
+        of: &["src/"],
         except: &["src/openai/error.rs"],
         banned: &["ErrorBody", "\"invalid_request_error\"", "{\"error\"", "{\\\"error\\\""],
         why: "only openai/error.rs makes error bodies",

@@ -12,6 +12,7 @@ mod grammar;
 mod layering;
 mod redis;
 mod requests;
+mod sealing;
 mod store;
 mod streaming;
 mod strict_reader;

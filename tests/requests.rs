@@ -75,7 +75,7 @@ proptest! {
     fn no_request_panics_and_every_chat_request_keeps_its_promises(body in arbitrary::create_request()) {
         let settings = Settings::default();
         let Ok(create) = CreateRequest::parse(body.to_string().as_bytes()) else { return Ok(()) };
-        let Ok(translated) = request(create, Past::default(), &settings, CountingIds::default().response_id(), CREATED_AT) else {
+        let Ok(translated) = request(create, Past::default(), &settings, None, CountingIds::default().response_id(), CREATED_AT) else {
             return Ok(());
         };
         let chat: Value = serde_json::from_slice(&translated.chat).unwrap();
@@ -122,7 +122,8 @@ fn deep_nesting_is_refused_and_not_a_stack_overflow() {
         ] {
             let settings = Settings::default();
             if let Ok(create) = CreateRequest::parse(body.as_bytes()) {
-                let _ = request(create, Past::default(), &settings, CountingIds::default().response_id(), CREATED_AT);
+                let _ =
+                    request(create, Past::default(), &settings, None, CountingIds::default().response_id(), CREATED_AT);
             }
         }
     }
@@ -143,7 +144,7 @@ fn lone_surrogates_and_huge_numbers_are_errors_or_kept_but_never_a_panic() {
     ] {
         let settings = Settings::default();
         if let Ok(create) = CreateRequest::parse(body.as_bytes()) {
-            let _ = request(create, Past::default(), &settings, CountingIds::default().response_id(), CREATED_AT);
+            let _ = request(create, Past::default(), &settings, None, CountingIds::default().response_id(), CREATED_AT);
         }
     }
 }

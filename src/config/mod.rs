@@ -10,6 +10,7 @@ mod environment;
 mod expanding;
 mod history;
 mod limits;
+mod reasoning_encryption;
 mod redis;
 mod response_api;
 mod server;
@@ -28,6 +29,7 @@ use serde::Deserialize;
 pub use self::disk::Disk;
 pub use self::history::History;
 pub use self::limits::{Limits, Stream};
+pub use self::reasoning_encryption::ReasoningEncryption;
 pub use self::redis::{Compression, OnMissingAcks, Redis, RedisAddress, RedisAddressError, RedisServer};
 pub use self::response_api::{OnStoreError, ResponseApi, StoreBackend};
 pub use self::server::{Listen, ListenError, Server};
@@ -98,7 +100,7 @@ impl Config {
         let Limits { max_answer_bytes, max_sse_frame_bytes, .. } = self.limits;
         let history_repair = self.history.repair;
         self.upstream.translation(Settings {
-            api: self.response_api.dialect,
+            api: self.response_api.dialect.into(),
             history_repair,
             max_answer_bytes,
             max_sse_frame_bytes,
@@ -119,6 +121,10 @@ impl Config {
         if let Some(place) = sources.redis_file.and_then(|file| file.place_of(&["config_path"])) {
             let message = "response_api.redis.config_path: must not stand in the file that it names".to_owned();
             return Err(ConfigError::Invalid { place, message });
+        }
+        if self.response_api.reasoning_encryption.repeats_an_id() {
+            let path = ["response_api", "reasoning_encryption", "keys"];
+            return Err(sources.invalid(&path, "must each have an id of its own"));
         }
         let redis = &self.response_api.redis;
         if redis.cluster_mode && redis.db != 0 {

@@ -7,8 +7,9 @@ use serde::Deserialize;
 
 use super::checked;
 use super::disk::Disk;
+use super::reasoning_encryption::ReasoningEncryption;
 use super::redis::Redis;
-use crate::openai::dialect::ApiDialect;
+use crate::openai::dialect::DialectName;
 
 /// The `response_api` block.
 #[derive(Debug, Clone, Deserialize)]
@@ -17,7 +18,7 @@ pub struct ResponseApi {
     /// Whether the Responses API is offered at all. Default: true.
     pub enabled: bool,
     /// How clients are spoken to: `openai`, `open_responses` or `semantic_router`. Default: openai.
-    pub dialect: ApiDialect,
+    pub dialect: DialectName,
     /// Where responses are kept. Default: memory.
     pub store_backend: StoreBackend,
     /// `ttl_seconds`: how long a response is kept after its last use. Whole seconds, 1 to 100 years. Default: 86400, a
@@ -40,6 +41,8 @@ pub struct ResponseApi {
     /// slash. Default: empty.
     #[serde(deserialize_with = "checked::url_prefix")]
     pub path_prefix: String,
+    /// The keys that seal reasoning for clients that carry it.
+    pub reasoning_encryption: ReasoningEncryption,
     /// The disk store's file; used when `store_backend` is `disk`, checked always.
     pub disk: Disk,
     /// How to reach Redis; used when `store_backend` is `redis`, checked always.
@@ -50,7 +53,7 @@ impl Default for ResponseApi {
     fn default() -> Self {
         ResponseApi {
             enabled: true,
-            dialect: ApiDialect::default(),
+            dialect: DialectName::default(),
             store_backend: StoreBackend::default(),
             ttl_seconds: Duration::from_secs(24 * 60 * 60),
             max_responses: const { NonZeroU64::new(10_000).unwrap() },
@@ -58,6 +61,7 @@ impl Default for ResponseApi {
             on_store_error: OnStoreError::default(),
             store_deadline_ms: Duration::from_secs(5),
             path_prefix: String::new(),
+            reasoning_encryption: ReasoningEncryption::default(),
             disk: Disk::default(),
             redis: Redis::default(),
         }

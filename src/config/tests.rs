@@ -98,6 +98,42 @@ fn config_yaml_equals_the_defaults() {
 }
 
 #[test]
+fn sealing_keys_are_read_from_the_environment_and_from_files() {
+    let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), format!("{key}\n")).unwrap();
+    let text = format!(
+        "response_api:\n  reasoning_encryption:\n    keys:\n      - {{id: new, key: \"${{KEY}}\"}}\n      - {{id: old, file: '{}'}}\n",
+        file.path().display()
+    );
+    let config = Source::of("c.yaml", &text);
+    let config = Config::of(&config, Environment(&|name| (name == "KEY").then(|| key.to_owned()))).unwrap();
+    let keys = &config.response_api.reasoning_encryption.keys;
+    assert_eq!(keys.iter().map(crate::sealing::SealingKey::id).collect::<Vec<_>>(), ["new", "old"]);
+    assert!(!format!("{config:?}").contains(key));
+}
+
+#[test]
+fn sealing_keys_that_cannot_be_used_are_refused_at_their_place_and_never_shown() {
+    let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    for (entries, problem) in [
+        (format!("[{{id: a, key: {key}}}, {{id: a, key: {key}}}]"), "an id of its own"),
+        ("[{id: a}]".to_owned(), "either `key` or `file`"),
+        (format!("[{{id: a, key: {key}, file: x}}]"), "either `key` or `file`"),
+        ("[{id: a, key: c2VjcmV0}]".to_owned(), "base64 of 32 random bytes"),
+        (format!("[{{id: 'a b', key: {key}}}]"), "an id must have"),
+        ("[{id: a, file: /nowhere/at/all}]".to_owned(), "cannot be read"),
+        (format!("[{{id: a, key: {key}, other: 1}}]"), "unknown field"),
+    ] {
+        let text = format!("response_api:\n  reasoning_encryption:\n    keys: {entries}\n");
+        let config = Source::of("c.yaml", &text);
+        let error = Config::of(&config, Environment(&|_| None)).unwrap_err().to_string();
+        assert!(error.starts_with("c.yaml:3:") && error.contains(problem), "{entries}: {error}");
+        assert!(!error.contains(key) && !error.contains("c2VjcmV0"), "{error}");
+    }
+}
+
+#[test]
 fn config_yaml_has_every_key() {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/config.yaml")).unwrap();
     let shown = format!("{:#?}", Config::default());

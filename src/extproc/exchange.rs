@@ -23,11 +23,15 @@ use super::refusal;
 use super::route::{Route, Routes};
 use crate::id::{IdSource, ResponseId};
 use crate::openai::error::WireError;
+use crate::sealing::SealingKeys;
 use crate::store::{ChainLimits, Record, Wanted};
 use crate::translate::{self, CreateRequest, Past, Plan, RequestError, Settings, Turn};
 
 /// The request header by which Envoy's routes can choose a cluster.
 const SELECTED_MODEL: &str = "x-selected-model";
+
+/// Whose reasoning is sealed, as long as there are no tenants.
+const NO_TENANT: &str = "";
 
 /// All that exchanges share.
 pub struct Router {
@@ -39,6 +43,8 @@ pub struct Router {
     pub ids: Box<dyn IdSource>,
     /// How the backend is spoken to.
     pub settings: Settings,
+    /// Seals reasoning for clients that carry it, when there are keys.
+    pub reasoning_keys: Option<SealingKeys>,
     /// The responses.
     pub keeping: Keeping,
     /// What else the operator decides.
@@ -195,8 +201,10 @@ impl Router {
         let history = self.keeping.history(wanted, self.policy.chain).await;
         let history = history.map_err(|error| refusal::history(&error, parent))?;
         let past = Past { chain: &turns(&history.records), referenced: &turns(&history.referenced) };
+        let seal = self.reasoning_keys.as_ref().map(|keys| keys.bound_to(NO_TENANT));
         let id = self.ids.response_id();
-        let translated = translate::request(create, past, &self.settings, id, now()).map_err(|error| refuse(&error))?;
+        let translated =
+            translate::request(create, past, &self.settings, seal, id, now()).map_err(|error| refuse(&error))?;
         let ancestors = history.ancestors_of_child();
         Ok(Admitted { chat: translated.chat, plan: translated.plan, ancestors })
     }

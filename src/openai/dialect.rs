@@ -2,11 +2,8 @@
 //! dialect it is in.
 
 use serde::Deserialize;
-use serde::de::Deserializer;
 
 /// What differs between the dialects. Default: [`ApiDialect::OPENAI`].
-///
-/// In the config it is a name: `openai`, `open_responses` or `semantic_router`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ApiDialect {
     /// What the events of raw reasoning are called. Read by the emitter.
@@ -77,19 +74,25 @@ impl Default for ApiDialect {
     }
 }
 
-impl<'de> Deserialize<'de> for ApiDialect {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "snake_case", expecting = "openai, open_responses or semantic_router")]
-        enum Name {
-            Openai,
-            OpenResponses,
-            SemanticRouter,
+/// A dialect by its name, as the config has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "openai, open_responses or semantic_router")]
+pub enum DialectName {
+    /// [`ApiDialect::OPENAI`].
+    #[default]
+    Openai,
+    /// [`ApiDialect::OPEN_RESPONSES`].
+    OpenResponses,
+    /// [`ApiDialect::SEMANTIC_ROUTER`].
+    SemanticRouter,
+}
+
+impl From<DialectName> for ApiDialect {
+    fn from(name: DialectName) -> Self {
+        match name {
+            DialectName::Openai => Self::OPENAI,
+            DialectName::OpenResponses => Self::OPEN_RESPONSES,
+            DialectName::SemanticRouter => Self::SEMANTIC_ROUTER,
         }
-        Ok(match Name::deserialize(deserializer)? {
-            Name::Openai => Self::OPENAI,
-            Name::OpenResponses => Self::OPEN_RESPONSES,
-            Name::SemanticRouter => Self::SEMANTIC_ROUTER,
-        })
     }
 }

@@ -191,6 +191,9 @@ pub enum OutputItem {
         /// Omitted when the reasoning is shown as summary.
         #[serde(skip_serializing_if = "Option::is_none")]
         content: Option<Vec<ContentPart>>,
+        /// The reasoning in sealed form. Omitted unless asked for.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        encrypted_content: Option<String>,
     },
     Message {
         id: String,

@@ -39,6 +39,8 @@ pub struct CreateRequest {
     pub top_logprobs: Option<u32>,
     /// `include` names `message.output_text.logprobs`.
     pub include_logprobs: bool,
+    /// `include` names `reasoning.encrypted_content`.
+    pub include_encrypted_reasoning: bool,
     pub metadata: RawObject,
     pub truncation: Option<String>,
     pub service_tier: Option<String>,
@@ -179,6 +181,7 @@ impl CreateRequest {
         if top_logprobs.is_some_and(|count| count > MAX_TOP_LOGPROBS) {
             return Err(invalid("top_logprobs", "must be between 0 and 20"));
         }
+        let include = include(&members, &mut lossy)?;
         Ok(Self {
             model: members.read::<String>("model")?.filter(|model| !model.is_empty()),
             input: input_items(&members)?,
@@ -194,7 +197,8 @@ impl CreateRequest {
             max_output_tokens: positive(&members, "max_output_tokens")?,
             max_tool_calls: positive(&members, "max_tool_calls")?,
             top_logprobs,
-            include_logprobs: include_logprobs(&members, &mut lossy)?,
+            include_logprobs: include.logprobs,
+            include_encrypted_reasoning: include.encrypted_reasoning,
             metadata: metadata(&members)?,
             truncation,
             service_tier: members.read("service_tier")?,
@@ -315,11 +319,18 @@ fn reasoning_options(members: &RawObject, lossy: &mut Lossy) -> Result<Option<Re
     }))
 }
 
-fn include_logprobs(members: &RawObject, lossy: &mut Lossy) -> Result<bool, RequestError> {
-    let mut logprobs = false;
+#[derive(Default)]
+struct Include {
+    logprobs: bool,
+    encrypted_reasoning: bool,
+}
+
+fn include(members: &RawObject, lossy: &mut Lossy) -> Result<Include, RequestError> {
+    let mut include = Include::default();
     for value in members.read::<Vec<String>>("include")?.unwrap_or_default() {
         match value.as_str() {
-            "message.output_text.logprobs" => logprobs = true,
+            "message.output_text.logprobs" => include.logprobs = true,
+            "reasoning.encrypted_content" => include.encrypted_reasoning = true,
             // They concern items that no request here can lead to.
             "file_search_call.results"
             | "web_search_call.results"
@@ -330,7 +341,7 @@ fn include_logprobs(members: &RawObject, lossy: &mut Lossy) -> Result<bool, Requ
             other => lossy.skip("include", other),
         }
     }
-    Ok(logprobs)
+    Ok(include)
 }
 
 fn metadata(members: &RawObject) -> Result<RawObject, RequestError> {

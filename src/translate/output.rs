@@ -4,13 +4,20 @@ use super::emitter::Emitter;
 use crate::openai::event::Event;
 use crate::openai::responses::{ContentPart, OutputItem, Status};
 
-pub(super) fn reasoning_item(id: String, status: Status, text: Option<String>, summary: bool) -> OutputItem {
+/// A reasoning item; with its text, and in sealed form if it has one, once it is done.
+pub(super) fn reasoning_item(
+    id: String,
+    status: Status,
+    text: Option<String>,
+    summary: bool,
+    encrypted_content: Option<String>,
+) -> OutputItem {
     if summary {
         let summary = text.map(|text| ContentPart::SummaryText { text }).into_iter().collect();
-        OutputItem::Reasoning { id, status, summary, content: None }
+        OutputItem::Reasoning { id, status, summary, content: None, encrypted_content }
     } else {
         let content = text.map(|text| ContentPart::ReasoningText { text }).into_iter().collect();
-        OutputItem::Reasoning { id, status, summary: Vec::new(), content: Some(content) }
+        OutputItem::Reasoning { id, status, summary: Vec::new(), content: Some(content), encrypted_content }
     }
 }
 

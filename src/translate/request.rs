@@ -1,5 +1,7 @@
 //! One Responses request, with the history it continues, into one chat request and the [`Plan`] for its answer.
 
+use std::sync::Arc;
+
 use serde_json::Number;
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -7,6 +9,7 @@ use super::create::{CreateRequest, InputItem, ReasoningOptions, TextOptions};
 use super::error::RequestError;
 use super::lossy::Lossy;
 use super::references::{self, Past, StoredItems, Turn};
+use super::sealing::{self, Seal};
 use super::settings::{MaxTokensField, SendOrDrop, Settings};
 use super::think::ThinkSplitter;
 use super::tools::{self, ToolSet};
@@ -49,6 +52,8 @@ pub struct Plan {
     pub lossy: Lossy,
     /// Tells reasoning in the answer's text apart, where the backend does not.
     pub(super) think: Option<ThinkSplitter>,
+    /// Seals the reasoning, because the request asked for it.
+    pub(super) seal: Option<Arc<dyn Seal>>,
     echo: Echo,
 }
 
@@ -57,6 +62,14 @@ impl Plan {
     #[must_use]
     pub fn model(&self) -> &str {
         &self.echo.model
+    }
+
+    /// Adds to the message of a context overflow what the client cannot know that asked for truncation: nothing was
+    /// dropped, because an exchange with Envoy is one upstream request, and a second, shorter one cannot be sent.
+    pub fn explain_overflow(&self, message: &mut String) {
+        if self.echo.truncation == "auto" {
+            message.push_str(" Older turns are not dropped, although 'truncation' is 'auto'; send a shorter history.");
+        }
     }
 
     /// The response object in a given state.
@@ -111,7 +124,7 @@ pub(super) struct ResponseState<'a> {
     pub(super) usage: Option<Usage>,
 }
 
-/// Translates a request that has this past; `id` and `now` (seconds since the epoch) become the response's.
+/// Translates a request that has this past; `seal` is for reasoning that clients carry, if there is a key. `id` and `now` (seconds since the epoch) become the response's.
 ///
 /// # Errors
 /// [`RequestError`]; nothing went up then.
@@ -119,6 +132,7 @@ pub fn request(
     create: CreateRequest,
     past: Past<'_>,
     settings: &Settings,
+    seal: Option<Arc<dyn Seal>>,
     id: ResponseId,
     now: u64,
 ) -> Result<Translated, RequestError> {
@@ -139,11 +153,12 @@ pub fn request(
     let instructions = create.instructions.as_deref().or(inherited.as_deref());
     let mut transcript = Transcript::new(dialect, settings.history_repair, instructions);
     for turn in past.chain {
-        add_turn(&mut transcript, *turn, &mut lossy)?;
+        add_turn(&mut transcript, *turn, seal.as_deref(), &mut lossy)?;
     }
     transcript.end_of_history();
     let stored = StoredItems::of(past, &create)?;
-    let input = add_input(&mut transcript, std::mem::take(&mut create.input), &stored, &id, &mut lossy)?;
+    let input =
+        add_input(&mut transcript, std::mem::take(&mut create.input), &stored, seal.as_deref(), &id, &mut lossy)?;
     let messages = transcript.into_messages(format.instruction, &mut lossy)?;
     if input.is_empty() && past.chain.is_empty() {
         return Err(RequestError::InvalidValue { param: "input".to_owned(), reason: "must not be empty".to_owned() });
@@ -153,6 +168,10 @@ pub fn request(
         return Err(RequestError::InvalidValue { param: "input".to_owned(), reason });
     }
 
+    if create.include_encrypted_reasoning && seal.is_none() {
+        lossy.skip("include", "reasoning.encrypted_content");
+    }
+    let seal = seal.filter(|_| create.include_encrypted_reasoning);
     let summary = create.reasoning.as_ref().is_some_and(|reasoning| reasoning.summary.is_some());
     let echo = echo(&create, &tool_set, model)?;
     let asked = create.reasoning.as_ref().and_then(|reasoning| reasoning.effort.as_deref());
@@ -191,7 +210,7 @@ pub fn request(
     chat.extras = extras(&create.extras, &chat, dialect, &mut lossy);
     let body = serde_json::to_vec(&chat).map_err(unserialisable)?;
     let (stream, store, think) = (create.stream, create.store, ThinkSplitter::of(dialect));
-    let plan = Plan { id, created_at: now, stream, store, summary, input, lossy, think, echo };
+    let plan = Plan { id, created_at: now, stream, store, summary, input, lossy, think, seal, echo };
     Ok(Translated { chat: body, plan })
 }
 
@@ -200,9 +219,16 @@ fn unserialisable(error: serde_json::Error) -> RequestError {
     RequestError::History(error.to_string())
 }
 
-fn add_turn(transcript: &mut Transcript<'_>, turn: Turn<'_>, lossy: &mut Lossy) -> Result<(), RequestError> {
+fn add_turn(
+    transcript: &mut Transcript<'_>,
+    turn: Turn<'_>,
+    seal: Option<&dyn Seal>,
+    lossy: &mut Lossy,
+) -> Result<(), RequestError> {
     for raw in turn.items()? {
-        let InputItem { object, item } = references::stored(raw)?;
+        let mut stored = references::stored(raw)?;
+        sealing::open(&mut stored, seal, lossy);
+        let InputItem { object, item } = stored;
         transcript.add(object.text("id"), item, "history", lossy).map_err(|error| match error {
             // The turn was said to another model, whose backend takes what this one does not.
             RequestError::Unsupported { reason, .. } => {
@@ -220,18 +246,21 @@ fn add_input(
     transcript: &mut Transcript<'_>,
     input: Vec<InputItem>,
     stored: &StoredItems<'_>,
+    seal: Option<&dyn Seal>,
     id: &ResponseId,
     lossy: &mut Lossy,
 ) -> Result<Vec<Box<RawValue>>, RequestError> {
     let mut used = std::collections::HashSet::with_capacity(input.len());
     let mut normalised = Vec::with_capacity(input.len());
     for (index, given) in input.into_iter().enumerate() {
-        let InputItem { object, item } = match given.item {
+        let mut meant = match given.item {
             // It stands in this input already, itself or by another reference.
             Item::Reference { id } if used.contains(&id) => continue,
             Item::Reference { id } => stored.find(&id)?.ok_or(RequestError::ItemNotFound { id })?,
             item => InputItem { object: given.object, item },
         };
+        sealing::open(&mut meant, seal, lossy);
+        let InputItem { object, item } = meant;
         transcript.add(object.text("id"), item.clone(), &format!("input[{index}]"), lossy)?;
         let ordinal = normalised.len();
         let mut item_id = item::id_for(&object, &item, id, ordinal);

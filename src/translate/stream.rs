@@ -22,6 +22,7 @@ use super::ending::{End, FinishReason, Finished, Outcome, upstream_failure};
 use super::error::BadAnswer;
 use super::output::{PartEdge, call_item, emit_part_done, emit_reasoning_part, message_item, reasoning_item};
 use super::request::{Plan, ResponseState};
+use super::sealing;
 use super::settings::Settings;
 use super::think::{Pieces, ThinkSplitter};
 use super::upstream_error::UpstreamError;
@@ -152,7 +153,7 @@ impl ResponseStream {
         let answer: ChatAnswer<'_> = serde_json::from_slice(body).map_err(|error| BadAnswer(place_of(&error)))?;
         if let Some(error) = UpstreamError::reported(&answer, b"", body) {
             // An error under a status of success; what it says counts, as in a stream.
-            self.fail(error.response_error());
+            self.fail_as_reported(&error);
             return Ok(());
         }
         self.usage = answer.usage.map(Usage::from);
@@ -198,6 +199,15 @@ impl ResponseStream {
         self.failure.get_or_insert(error);
     }
 
+    /// Ends the answer with the upstream's own error.
+    fn fail_as_reported(&mut self, error: &UpstreamError) {
+        let mut error = error.response_error();
+        if error.code == "context_length_exceeded" {
+            self.plan.explain_overflow(&mut error.message);
+        }
+        self.fail(error);
+    }
+
     fn chunk(&mut self, event: &[u8], data: &[u8]) {
         let data = data.trim_ascii();
         if self.is_over() || data.is_empty() {
@@ -209,11 +219,11 @@ impl ResponseStream {
         }
         let answer: ChatAnswer<'_> = match serde_json::from_slice(data) {
             Ok(answer) => answer,
-            Err(_) if event == b"error" => return self.fail(UpstreamError::parse(data).response_error()),
+            Err(_) if event == b"error" => return self.fail_as_reported(&UpstreamError::parse(data)),
             Err(_) => return self.fail(upstream_failure("The upstream sent a chunk that cannot be read.")),
         };
         if let Some(error) = UpstreamError::reported(&answer, event, data) {
-            return self.fail(error.response_error());
+            return self.fail_as_reported(&error);
         }
         // Some backends count as they go: the last count is the whole.
         self.usage = answer.usage.map(Usage::from).or(self.usage);
@@ -409,7 +419,7 @@ impl ResponseStream {
         let summary = self.plan.summary;
         if !matches!(self.open, Open::Reasoning { .. }) {
             let id = self.next_item_id(ItemPrefix::Reasoning);
-            let item = reasoning_item(id.clone(), Status::InProgress, None, summary);
+            let item = reasoning_item(id.clone(), Status::InProgress, None, summary, None);
             self.emitter.emit(|sequence_number| Event::ItemAdded { sequence_number, output_index, item: &item });
             emit_reasoning_part(&mut self.emitter, &id, output_index, summary, PartEdge::Added);
             self.open = Open::Reasoning { id, text: String::new() };
@@ -515,7 +525,8 @@ impl ResponseStream {
             Open::Reasoning { id, text } => {
                 let summary = self.plan.summary;
                 emit_reasoning_part(emitter, &id, output_index, summary, PartEdge::Done(&text));
-                reasoning_item(id, status, Some(text), summary)
+                let encrypted_content = sealing::sealed(&text, self.plan.seal.as_deref());
+                reasoning_item(id, status, Some(text), summary, encrypted_content)
             }
             Open::Message { id, parts } => {
                 if let Some(last) = parts.last() {

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{begin_stream, error_of, finish_stream, id};
-use crate::support::stack::Stack;
 use crate::support::stack::chat;
 use crate::support::stack::upstream::{Answer, Received};
+use crate::support::stack::{Stack, StackOptions};
 
 /// Answers with the texts of all messages that came.
 fn recall(received: &Received) -> Answer {
@@ -245,6 +245,57 @@ async fn items_that_cannot_be_found_are_all_refused_alike() {
         assert!(hint.starts_with(" Items are not persisted when `store` is set to false."), "{error}");
         assert_eq!((&error["param"], &error["code"]), (&json!("input"), &json!(null)));
         assert_eq!(stack.upstream.received("state-lost-references").len(), asked);
+    }
+}
+
+/// 32 bytes that are no secret.
+const SEALING_KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+const OLD_SEALING_KEY: &str = "Hx4dHBsaGRgXFhUUExIREA8ODQwLCgkIBwYFBAMCAQA=";
+
+#[tokio::test]
+async fn a_client_that_keeps_its_own_history_carries_the_reasoning_from_replica_to_replica() {
+    let stack = async |keys: Value| {
+        let settings = json!({"response_api": {"reasoning_encryption": {"keys": keys}}});
+        let stack = Stack::start(StackOptions { settings, ..StackOptions::default() }).await;
+        stack.upstream.answer("state-sealed", |received| {
+            let message = if received.json()["messages"].as_array().unwrap().len() > 1 {
+                json!({"role": "assistant", "content": "42."})
+            } else {
+                let calls = [chat::call("call_1", "add", "{}")];
+                json!({"role": "assistant", "reasoning_content": "A secret thought.", "tool_calls": calls})
+            };
+            Answer::json(200, &chat::completion_of(&message, "stop"))
+        });
+        stack
+    };
+    let (old, new) = (json!({"id": "old", "key": OLD_SEALING_KEY}), json!({"id": "new", "key": SEALING_KEY}));
+    let (first, other, keyless) = (stack(json!([old])).await, stack(json!([new, old])).await, stack(json!([])).await);
+    for stream in [false, true] {
+        // As Codex asks.
+        let mut body = json!({"model": "state-sealed", "input": [{"role": "user", "content": "Add."}], "store": false,
+            "stream": stream, "include": ["reasoning.encrypted_content"], "reasoning": {"summary": "auto"}});
+        let response = if stream {
+            finish_stream(first.create(&body).await.events()).await.0.data["response"].clone()
+        } else {
+            first.created(&body).await
+        };
+        let mut reasoning = response["output"][0].clone();
+        let sealed = reasoning["encrypted_content"].as_str().unwrap();
+        assert!(sealed.len() > 60 && !sealed.contains("secret"), "{sealed}");
+        reasoning["summary"] = json!([]);
+        let history = [reasoning, response["output"][1].clone()];
+        let input = body["input"].as_array_mut().unwrap();
+        input.extend(history);
+        input.push(json!({"type": "function_call_output", "call_id": "call_1", "output": "42"}));
+        for (stack, thought) in [(&other, json!("A secret thought.")), (&keyless, json!(null))] {
+            body["stream"] = json!(false);
+            let reply = stack.create(&body).await;
+            assert_eq!(reply.status, 200);
+            let lossy = reply.header("x-responses-lossy").to_owned();
+            let sent = stack.upstream.received("state-sealed").pop().unwrap().json();
+            assert_eq!(sent["messages"][1]["reasoning_content"], thought, "{sent}");
+            assert_eq!(lossy.contains("reasoning.encrypted_content=unreadable"), thought.is_null(), "{lossy}");
+        }
     }
 }
 

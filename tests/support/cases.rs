@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use responses_router::config::{Config, History, Upstream};
-use responses_router::openai::dialect::ApiDialect;
+use responses_router::openai::dialect::DialectName;
 use responses_router::translate::Settings;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 #[serde(default)]
 pub(crate) struct SettingsSpec {
     history: History,
-    api_dialect: ApiDialect,
+    api_dialect: DialectName,
     max_answer_bytes: Option<usize>,
     max_sse_frame_bytes: Option<usize>,
     /// The keys of the config's `upstream` block.

@@ -1,10 +1,11 @@
 //! The pure core driven from end to end: a request, an upstream's bytes, an ending; and what the client saw.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use responses_router::id::{CountingIds, IdSource};
 use responses_router::translate::{
-    AnswerForm, BadAnswer, CreateRequest, End, Past, Plan, RequestError, ResponseStream, Settings, request,
+    AnswerForm, BadAnswer, CreateRequest, End, Past, Plan, RequestError, ResponseStream, Seal, Settings, request,
 };
 use serde_json::Value;
 
@@ -19,7 +20,28 @@ pub(crate) const STREAM_REQUEST: &str = r#"{"model":"m","input":"hi","stream":tr
 /// The plan of a request without history; the response's id is always the first of the counter.
 pub(crate) fn plan(body: &[u8], settings: &Settings) -> Result<Plan, RequestError> {
     let create = CreateRequest::parse(body)?;
-    Ok(request(create, Past::default(), settings, CountingIds::default().response_id(), CREATED_AT)?.plan)
+    Ok(request(create, Past::default(), settings, None, CountingIds::default().response_id(), CREATED_AT)?.plan)
+}
+
+/// A seal that can be read in a snapshot. Anything that does not begin so was sealed by somebody else.
+#[derive(Debug)]
+pub(crate) struct Backwards;
+
+impl Seal for Backwards {
+    fn seal(&self, text: &str) -> Option<String> {
+        Some(format!("sealed:{}", text.chars().rev().collect::<String>()))
+    }
+
+    fn open(&self, sealed: &str) -> Option<String> {
+        Some(sealed.strip_prefix("sealed:")?.chars().rev().collect())
+    }
+}
+
+/// The plan of a request without history, where reasoning can be sealed.
+pub(crate) fn sealing_plan(body: &str, settings: &Settings) -> Plan {
+    let create = CreateRequest::parse(body.as_bytes()).unwrap();
+    let (seal, id) = (Arc::new(Backwards), CountingIds::default().response_id());
+    request(create, Past::default(), settings, Some(seal), id, CREATED_AT).unwrap().plan
 }
 
 /// The plan of a request that must be right.
