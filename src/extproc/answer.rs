@@ -370,9 +370,12 @@ pub(super) async fn upstream_error(
             Err(interrupt) => return router.leave(envoy, interrupt).await,
         }
     };
-    let error = normalised(head, body);
+    let mut error = normalised(head, body);
     tracing::info!(status = head.status, code = error.code, "the upstream refused or failed");
     let overflow = error.code.as_deref() == Some("context_length_exceeded");
+    if let Some((plan, _)) = asked.as_ref().filter(|_| overflow) {
+        plan.explain_overflow(&mut error.message);
+    }
     match (asked, ended_by) {
         // Codex and its like compact when a stream says so; an HTTP error they would only retry.
         (Some((plan, ancestors)), Some(ended_by)) if plan.stream && overflow => {

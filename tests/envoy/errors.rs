@@ -155,6 +155,38 @@ async fn a_context_overflow_is_told_apart() {
 }
 
 #[tokio::test]
+async fn truncation_drops_nothing_and_says_so_when_that_is_too_much() {
+    let stack = Stack::shared().await;
+    stack.upstream.answer("errors-truncation", |_| {
+        let message = "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens.";
+        Answer::json(400, &json!({"object": "error", "message": message, "type": "BadRequestError", "code": 400}))
+    });
+    for (truncation, told) in [(json!("auto"), true), (json!("disabled"), false), (json!(null), false)] {
+        let mut body = create("errors-truncation", false);
+        body["truncation"] = truncation;
+        let error = error_of(stack.create(&body).await, 400).await;
+        assert_eq!(error["code"], "context_length_exceeded");
+        body["stream"] = json!(true);
+        let (last, _) = finish_stream(stack.create(&body).await.events()).await;
+        let failure = &last.data["response"]["error"];
+        assert_eq!(failure["code"], "context_length_exceeded");
+        for message in [&error["message"], &failure["message"]] {
+            let count = message.as_str().unwrap().matches("Older turns are not dropped").count();
+            assert_eq!(count, usize::from(told), "{message}");
+        }
+    }
+    // Each was asked once, with all of it.
+    assert_eq!(stack.upstream.received("errors-truncation").len(), 6);
+
+    stack.upstream.answer("errors-truncation-fits", |_| Answer::completion("Hello."));
+    let mut body = create("errors-truncation-fits", false);
+    body["truncation"] = json!("auto");
+    let reply = stack.create(&body).await;
+    assert_eq!(reply.header("x-responses-lossy"), "truncation=auto");
+    assert_eq!(reply.json().await["truncation"], "auto");
+}
+
+#[tokio::test]
 async fn an_answer_that_cannot_be_used_is_a_bad_gateway() {
     let stack = Stack::shared().await;
     let cases: [(&'static str, &'static str, &'static str); 6] = [
