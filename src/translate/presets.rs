@@ -120,11 +120,12 @@ fn llama_cpp() -> DialectKeys {
 
 fn ollama() -> DialectKeys {
     DialectKeys {
-        // docs.ollama.com, OpenAI compatibility, lists `max_tokens` and not its successor, `reasoning_effort`, and
-        // neither `parallel_tool_calls` nor `strict`.
+        // Its docs/api/openai-compatibility.mdx lists `max_tokens` and not its successor, `stream_options`, and of
+        // efforts low, medium, high and none; it does not list `parallel_tool_calls` and `strict`, and lists
+        // `tool_choice` as missing: offering the chosen tool alone does what can be done.
         reasoning_field: Some(ReasoningField::Reasoning),
-        // `minimal` and `xhigh` are a 400 before their aliases came (ollama/ollama#17140, #17252); `none` is known.
-        // A model that cannot think refuses every other effort: `reasoning_effort: drop` is for those.
+        // `minimal` and `xhigh` are a 400 (ollama/ollama#17140, #17252). A model that cannot think refuses every effort
+        // but `none`: `reasoning_effort: drop` is for those.
         strict_tools: Some(SendOrDrop::Drop),
         parallel_tool_calls: Some(SendOrDrop::Drop),
         named_tool_choice: Some(NamedToolChoice::Required),
@@ -135,7 +136,7 @@ fn ollama() -> DialectKeys {
 fn openai() -> DialectKeys {
     // platform.openai.com, Create chat completion: unknown parameters are a 400, `max_tokens` is one for reasoning
     // models, files are parts, tool messages hold text, and no member takes reasoning back.
-    let known = ["seed", "stop", "logit_bias", "verbosity", "prediction", "prompt_cache_retention"];
+    let known = ["seed", "stop", "logit_bias", "verbosity", "prediction"];
     DialectKeys {
         forward_unknown: Some(ForwardUnknown::Only(known.map(str::to_owned).to_vec())),
         system_messages: Some(SystemMessages::Keep),
@@ -156,7 +157,8 @@ fn deepseek() -> DialectKeys {
         reasoning_replay: Some(ReasoningReplay::Always),
         reasoning_effort: Some(EffortForm::Thinking),
         reasoning_effort_map: Some(map(&[("minimal", "low"), ("medium", "high"), ("xhigh", "high")])),
-        // The same site, JSON Output: `json_object` is all there is, and the prompt has to ask for JSON.
+        // "This response_format type is unavailable now" (llm-exe/llm-exe#662); for `json_object` the prompt has to say
+        // "json" (browserbase/stagehand#1204).
         json_schema: Some(JsonSchemaForm::JsonObject),
         // Tool Calls: strict mode is on the beta endpoint only.
         strict_tools: Some(SendOrDrop::Drop),
