@@ -173,7 +173,12 @@ fn router(config: &Config, store: Arc<dyn ResponseStore>, metrics: Arc<Metrics>,
             clear_route_cache: upstream.clear_route_cache,
             max_request_bytes: limits.max_request_bytes,
             max_answer_bytes: limits.max_answer_bytes,
-            chain: ChainLimits { max_depth: limits.max_chain_depth, max_bytes: limits.max_history_bytes },
+            chain: ChainLimits {
+                max_depth: limits.max_chain_depth,
+                max_bytes: limits.max_history_bytes,
+                // An answer is stored when its exchange is over at the latest, and in two attempts at most.
+                longest_turn: limits.exchange_seconds.saturating_add(response_api.store_deadline_ms.saturating_mul(2)),
+            },
             request_body: limits.request_body_seconds,
             exchange: limits.exchange_seconds,
             heartbeat: stream.heartbeat_seconds,

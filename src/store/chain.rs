@@ -6,18 +6,22 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::record::{Ancestors, Record};
 use super::{ResponseStore, StoreError, Touch};
 use crate::id::ResponseId;
 
-/// How much history a turn may bring along.
+/// How much history a turn may bring along, and how long it may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainLimits {
     /// The most turns in a history, the parent included (`limits.max_chain_depth`).
     pub max_depth: usize,
     /// The most bytes of input and response JSON in a history (`limits.max_history_bytes`).
     pub max_bytes: usize,
+    /// The longest from loading the history to the store's word that the turn made of it is kept. The history lives so
+    /// much longer than a new record, so that a child never outlives its ancestors (CONTRACT §9).
+    pub longest_turn: Duration,
 }
 
 /// The turns before a new one: whole, in order, none repeated.
@@ -64,7 +68,7 @@ pub enum HistoryError {
     Store(#[from] StoreError),
 }
 
-/// Loads `parent` and all turns before it, and starts the time to live of each anew.
+/// Loads `parent` and all turns before it, and starts the time to live of each anew, longer by `limits.longest_turn`.
 ///
 /// Two dependent loads at any depth; one more per record that does not list its ancestors.
 ///
@@ -77,13 +81,13 @@ pub async fn history(
 ) -> Result<History, HistoryError> {
     let mut walk = Walk { limits, seen: HashSet::new(), newest_first: Vec::new(), bytes: 0 };
     walk.enter(std::slice::from_ref(parent))?;
-    let mut record = load_one(store, parent).await?.ok_or(HistoryError::ParentNotFound)?;
+    let mut record = load_one(store, parent, limits).await?.ok_or(HistoryError::ParentNotFound)?;
     loop {
         walk.add(&record)?;
         match &record.ancestors {
             Ancestors::Listed(ids) => {
                 walk.enter(ids)?;
-                let ancestors = load_all(store, ids).await?;
+                let ancestors = load_all(store, ids, limits).await?;
                 for ancestor in ancestors.iter().rev() {
                     walk.add(ancestor)?;
                 }
@@ -92,7 +96,7 @@ pub async fn history(
             Ancestors::Walk(None) => return walk.finish(),
             Ancestors::Walk(Some(next)) => {
                 walk.enter(std::slice::from_ref(next))?;
-                record = load_one(store, next).await?.ok_or(HistoryError::AncestorMissing)?;
+                record = load_one(store, next, limits).await?.ok_or(HistoryError::AncestorMissing)?;
             }
         }
     }
@@ -145,22 +149,34 @@ impl Walk {
     }
 }
 
-async fn load_one(store: &dyn ResponseStore, id: &ResponseId) -> Result<Option<Arc<Record>>, HistoryError> {
-    let mut records = load(store, std::slice::from_ref(id)).await?;
+async fn load_one(
+    store: &dyn ResponseStore,
+    id: &ResponseId,
+    limits: ChainLimits,
+) -> Result<Option<Arc<Record>>, HistoryError> {
+    let mut records = load(store, std::slice::from_ref(id), limits).await?;
     Ok(records.pop().flatten())
 }
 
-async fn load_all(store: &dyn ResponseStore, ids: &[ResponseId]) -> Result<Vec<Arc<Record>>, HistoryError> {
+async fn load_all(
+    store: &dyn ResponseStore,
+    ids: &[ResponseId],
+    limits: ChainLimits,
+) -> Result<Vec<Arc<Record>>, HistoryError> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let records = load(store, ids).await?;
+    let records = load(store, ids, limits).await?;
     records.into_iter().collect::<Option<_>>().ok_or(HistoryError::AncestorMissing)
 }
 
 /// Loads, and holds the backend to its word: as many answers as ids, each the record that was asked for.
-async fn load(store: &dyn ResponseStore, ids: &[ResponseId]) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
-    let records = store.load(ids, Touch::Refresh).await?;
+async fn load(
+    store: &dyn ResponseStore,
+    ids: &[ResponseId],
+    limits: ChainLimits,
+) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+    let records = store.load(ids, Touch::Refresh { longer: limits.longest_turn }).await?;
     let matches = |(record, id): (&Option<Arc<Record>>, &ResponseId)| record.as_ref().is_none_or(|r| r.id == *id);
     if records.len() != ids.len() || !records.iter().zip(ids).all(matches) {
         return Err(StoreError::Corrupt("the store answered with another record".to_owned()));
@@ -193,7 +209,7 @@ mod tests {
         }
 
         async fn load(&self, ids: &[ResponseId], touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
-            assert_eq!(touch, Touch::Refresh);
+            assert_eq!(touch, Touch::Refresh { longer: LIMITS.longest_turn });
             self.loads.fetch_add(1, Ordering::Relaxed);
             if self.down {
                 return Err(StoreError::Timeout);
@@ -239,7 +255,8 @@ mod tests {
         Ancestors::Walk(Some(id(number)))
     }
 
-    const LIMITS: ChainLimits = ChainLimits { max_depth: 1000, max_bytes: 1 << 20 };
+    const LIMITS: ChainLimits =
+        ChainLimits { max_depth: 1000, max_bytes: 1 << 20, longest_turn: Duration::from_secs(60) };
 
     async fn load(store: &Counting, parent: u128, limits: ChainLimits) -> Result<Vec<ResponseId>, HistoryError> {
         history(store, &id(parent), limits).await.map(|history| history.ancestors_of_child())

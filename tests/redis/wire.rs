@@ -151,7 +151,7 @@ async fn what_is_no_record_is_corrupt_and_never_missing() {
     // Another key's reply, as a crossed connection would bring it.
     server().cli(&["SET", &key(&config, &other.id), &String::from_utf8(text.encode()).unwrap()]);
     for record in [&list, &text, &other] {
-        for touch in [Touch::Keep, Touch::Refresh] {
+        for touch in [Touch::Keep, Touch::Refresh { longer: Duration::ZERO }] {
             let loaded = store.load(&[record.id.clone(), turn(&[], 1).id.clone()], touch).await;
             assert!(matches!(loaded, Err(StoreError::Corrupt(_))), "{loaded:?}");
         }

@@ -272,7 +272,11 @@ impl Shared {
             async move {
                 let command = match touch {
                     Touch::Keep => Command::Read { key },
-                    Touch::Refresh => Command::ReadAndTouch { key, ttl_seconds: self.ttl_seconds },
+                    Touch::Refresh { longer } => {
+                        let longer = longer.as_secs() + u64::from(longer.subsec_nanos() > 0);
+                        let longer = i64::try_from(longer).unwrap_or(i64::MAX);
+                        Command::ReadAndTouch { key, ttl_seconds: self.ttl_seconds.saturating_add(longer) }
+                    }
                 };
                 bytes(self.commands.run(link, &command, deadline).await?)
             }
