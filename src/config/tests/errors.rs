@@ -114,7 +114,7 @@ fn contradiction_names_the_line_and_column_of_a_value_in_it() {
         (cluster, "c.yaml:4:19: response_api.redis.cluster_mode: is true, so `cluster_addresses` must name a node"),
         (&format!("{cluster}    cluster_addresses: []\n"), "c.yaml:4:19: response_api.redis.cluster_mode: is true"),
         // Whatever keeps the responses: the block is checked always.
-        ("response_api: {redis: {cluster_mode: true}}", "c.yaml:1:39: response_api.redis.cluster_mode: is true, so"),
+        ("response_api: {redis: {cluster_mode: true}}", "c.yaml:1:38: response_api.redis.cluster_mode: is true, so"),
         (
             "response_api:\n  redis:\n    cluster_mode: true\n    db: 1\n",
             "c.yaml:4:9: response_api.redis.db: must be 0 in cluster mode",
