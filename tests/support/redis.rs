@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use responses_router::config::{Redis, RedisAddress};
+use serde_json::{Value, json};
 
 /// How long a cluster's node must be silent before the others take over.
 pub(crate) const NODE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -221,6 +222,34 @@ impl Cluster {
         self.nodes.iter().position(follows).unwrap()
     }
 
+    /// Kills a master and waits until its replica has taken over.
+    pub(crate) fn kill_master(&mut self, master: usize) {
+        let heir = self.replica_of(master);
+        self.nodes[master].kill();
+        self.wait_until_master(heir);
+    }
+
+    /// Waits until a node is a master.
+    pub(crate) fn wait_until_master(&self, heir: usize) {
+        let is_master = || self.nodes[heir].info("replication", "role").as_deref() == Some("master");
+        assert!(try_until(PATIENCE, is_master), "{}", self.nodes[heir].cli(&["CLUSTER", "NODES"]));
+    }
+
+    /// Moves so many slots with all they hold.
+    pub(crate) async fn move_slots(&self, from: usize, to: usize, count: usize) {
+        let (port, from, to, count) = (self.nodes[from].port, self.id(from), self.id(to), count.to_string());
+        let told = tokio::task::spawn_blocking(move || {
+            let node = address(port).to_string();
+            // redis-cli refuses while the nodes still tell each other of the move before.
+            let agreed = || !cli(port, &["--cluster", "check", &node]).contains("[ERR]");
+            assert!(try_until(PATIENCE, agreed), "the nodes do not agree");
+            let slots = ["--cluster-from", &from, "--cluster-to", &to, "--cluster-slots", &count, "--cluster-yes"];
+            cli(port, &[&["--cluster", "reshard", &node][..], &slots].concat())
+        });
+        let told = told.await.unwrap();
+        assert!(!told.contains("[ERR]") && told.contains("Moving slot"), "{told}");
+    }
+
     pub(crate) fn id(&self, index: usize) -> String {
         self.nodes[index].cli(&["CLUSTER", "MYID"]).trim().to_owned()
     }
@@ -229,6 +258,16 @@ impl Cluster {
     pub(crate) fn config(&self) -> Redis {
         let cluster_addresses = self.nodes.iter().map(|node| address(node.port)).collect();
         Redis { cluster_mode: true, cluster_addresses, ..test_config() }
+    }
+
+    /// The same as a router's settings.
+    pub(crate) fn settings(&self) -> Value {
+        let redis = self.config();
+        let nodes: Vec<String> = redis.cluster_addresses.iter().map(ToString::to_string).collect();
+        json!({"response_api": {
+            "store_backend": "redis",
+            "redis": {"cluster_mode": true, "cluster_addresses": nodes, "key_prefix": redis.key_prefix},
+        }})
     }
 }
 
