@@ -207,6 +207,12 @@ impl Cluster {
             })
         });
         assert!(whole, "the cluster does not become whole: {}", self.nodes[0].cli(&["CLUSTER", "NODES"]));
+        // A replica is called online before it has what was written while it was on its way.
+        let offset = |node: &Server| node.info("replication", "master_repl_offset").unwrap().parse::<u64>().unwrap();
+        for master in self.masters() {
+            let (written, replica) = (offset(&self.nodes[master]), &self.nodes[self.replica_of(master)]);
+            assert!(try_until(PATIENCE, || offset(replica) >= written), "a replica does not catch up");
+        }
     }
 
     /// The nodes that are masters now, by their number here.
