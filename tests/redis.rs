@@ -2,6 +2,8 @@
 
 mod failover;
 mod outage;
+mod routing;
+mod shards;
 mod wire;
 
 use std::sync::Arc;

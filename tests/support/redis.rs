@@ -127,7 +127,7 @@ impl Server {
         self.signal("-CONT");
     }
 
-    fn wait_until_it_answers(&self) {
+    pub(crate) fn wait_until_it_answers(&self) {
         if !try_until(PATIENCE, || self.cli(&["PING"]).trim() == "PONG") {
             panic!("no redis-server answers: `apt-get install redis-server` brings redis-server and redis-cli");
         }
@@ -142,6 +142,12 @@ impl Server {
     pub(crate) fn info(&self, section: &str, field: &str) -> Option<String> {
         let info = self.cli(&["INFO", section]);
         info.lines().find_map(|line| Some(line.trim_end().strip_prefix(field)?.strip_prefix(':')?.to_owned()))
+    }
+
+    /// Waits until a field of `INFO` has this value.
+    pub(crate) fn wait_until(&self, section: &str, field: &str, value: &str) {
+        let is_so = try_until(PATIENCE, || self.info(section, field).as_deref() == Some(value));
+        assert!(is_so, "{field} does not become {value}");
     }
 
     /// How often the server carried a command out since `CONFIG RESETSTAT`.
@@ -171,9 +177,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn start() -> Self {
-        let timeout = NODE_TIMEOUT.as_millis().to_string();
-        let settings = [("cluster-enabled", "yes"), ("cluster-node-timeout", timeout.as_str())];
-        let nodes: Vec<Server> = (0..6).map(|_| Server::start_at(free_port(), &settings)).collect();
+        let nodes: Vec<Server> = (0..6).map(|_| Self::start_node()).collect();
         for node in &nodes {
             node.wait_until_it_answers();
         }
@@ -186,6 +190,12 @@ impl Cluster {
         let cluster = Self { nodes };
         cluster.wait_until_whole();
         cluster
+    }
+
+    /// A node that belongs to no cluster yet, and may not answer yet.
+    pub(crate) fn start_node() -> Server {
+        let timeout = NODE_TIMEOUT.as_millis().to_string();
+        Server::start_at(free_port(), &[("cluster-enabled", "yes"), ("cluster-node-timeout", timeout.as_str())])
     }
 
     /// The one that tests share who do it no harm.
