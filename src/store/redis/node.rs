@@ -23,6 +23,9 @@ const STEADY: Duration = Duration::from_secs(2);
 /// A connection without an answer for so long is probed.
 const PROBE_AFTER: Duration = Duration::from_millis(500);
 
+/// How often one that does not answer is told of.
+const TROUBLE_EVERY: Duration = Duration::from_millis(100);
+
 /// A connection that has not answered for so long is given up for a new one.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
 
@@ -165,18 +168,26 @@ impl Node {
 
 /// Returns when a connection has ended. One that does not answer is trouble, and in time comes to its end.
 async fn watch(link: &Link, trouble: &Notify) {
+    let mut silent = false;
     loop {
         tokio::select! {
             () = link.ended() => return,
-            () = tokio::time::sleep(PROBE_AFTER.saturating_sub(link.silence()).max(PROBE_AFTER / 10)) => {}
+            () = tokio::time::sleep(PROBE_AFTER.saturating_sub(link.silence()).max(TROUBLE_EVERY)) => {}
         }
         // One that is looking for its master again (Sentinel) knows itself that it is not connected.
         if !link.is_connected() || link.silence() < PROBE_AFTER {
+            silent = false;
             continue;
         }
-        let silent = tokio::select! {
-            () = link.ended() => return,
-            silent = link.is_silent() => silent,
+        let probe = link.is_silent();
+        tokio::pin!(probe);
+        silent = loop {
+            tokio::select! {
+                () = link.ended() => return,
+                now = &mut probe => break now,
+                // Another node may have taken over at any moment.
+                () = tokio::time::sleep(TROUBLE_EVERY), if silent => trouble.notify_one(),
+            }
         };
         if silent {
             trouble.notify_one();
