@@ -1,6 +1,5 @@
 //! What only a real Redis shows: bytes on the wire, outages, moving slots.
 
-mod failover;
 mod outage;
 mod routing;
 mod shards;
