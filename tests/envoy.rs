@@ -2,6 +2,7 @@
 
 mod cluster;
 mod errors;
+mod foreign;
 mod json;
 mod lifecycle;
 mod requests;

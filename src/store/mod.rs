@@ -5,6 +5,7 @@
 
 pub mod chain;
 pub mod disk;
+mod foreign;
 pub mod memory;
 pub mod record;
 pub mod redis;
