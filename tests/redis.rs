@@ -2,7 +2,9 @@
 
 mod outage;
 mod routing;
+mod sentinel;
 mod shards;
+pub(crate) mod tls;
 mod wire;
 
 use std::sync::Arc;

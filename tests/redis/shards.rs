@@ -102,7 +102,7 @@ impl Shard {
     }
 
     fn succeeded_within(&self, (begin, end): (Duration, Duration)) -> usize {
-        self.succeeded.iter().filter(|at| (begin..end).contains(at)).count()
+        self.succeeded.iter().filter(|at| (begin..end).contains(*at)).count()
     }
 
     fn tell(&self, whose: &str, meanwhile: (Duration, Duration)) {

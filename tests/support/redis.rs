@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use responses_router::config::{Redis, RedisAddress};
 use serde_json::{Value, json};
 
+use super::certificates::{Authority, Certificate};
+
 /// How long a cluster's node must be silent before the others take over.
 pub(crate) const NODE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -31,9 +33,50 @@ wait $server
 if [ -n "$remove" ]; then rm -rf "$remove"; fi
 "#;
 
+/// How a server speaks TLS, and nothing else.
+#[derive(Debug, Clone)]
+pub(crate) struct Tls {
+    ca: PathBuf,
+    own: Certificate,
+    /// Whether clients need a certificate.
+    asks_clients: bool,
+}
+
+impl Tls {
+    /// With a certificate for these names.
+    pub(crate) fn of(authority: &Authority, names: &[&str]) -> Self {
+        Self { ca: authority.ca(), own: authority.issue(names), asks_clients: false }
+    }
+
+    /// The same, for clients with a certificate only.
+    pub(crate) fn asking_clients(self) -> Self {
+        Self { asks_clients: true, ..self }
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let file = |path: &PathBuf| path.display().to_string();
+        vec![
+            ("tls-cert-file", file(&self.own.certificate)),
+            ("tls-key-file", file(&self.own.key)),
+            ("tls-ca-cert-file", file(&self.ca)),
+            ("tls-auth-clients", if self.asks_clients { "yes" } else { "no" }.to_owned()),
+            ("tls-replication", "yes".to_owned()),
+        ]
+    }
+
+    /// What tells redis-cli the same.
+    fn cli(&self) -> Vec<String> {
+        let files = [("--cacert", &self.ca), ("--cert", &self.own.certificate), ("--key", &self.own.key)];
+        let files = files.into_iter().flat_map(|(flag, path)| [flag.to_owned(), path.display().to_string()]);
+        std::iter::once("--tls".to_owned()).chain(files).collect()
+    }
+}
+
 /// One redis-server.
 pub(crate) struct Server {
     pub(crate) port: u16,
+    /// What redis-cli needs to be let in.
+    access: Vec<String>,
     dir: PathBuf,
     settings: Vec<String>,
     keeper: Option<(Child, ChildStdin, String)>,
@@ -42,7 +85,14 @@ pub(crate) struct Server {
 impl Server {
     /// A server that answers, with these settings of redis.conf beside ours.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
-        let server = Self::start_at(free_port(), settings);
+        let server = Self::start_at(free_port(), settings, None);
+        server.wait_until_it_answers();
+        server
+    }
+
+    /// The same over TLS.
+    pub(crate) fn start_tls(tls: Tls, settings: &[(&str, &str)]) -> Self {
+        let server = Self::start_at(free_port(), settings, Some(tls));
         server.wait_until_it_answers();
         server
     }
@@ -54,12 +104,31 @@ impl Server {
         server
     }
 
-    fn start_at(port: u16, settings: &[(&str, &str)]) -> Self {
-        let dir = std::env::temp_dir().join(format!("responses-router-redis-{}-{port}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+    /// A Sentinel that watches over a master under this name, and lets in who knows the password.
+    pub(crate) fn sentinel(name: &str, master: u16, password: &str) -> Self {
+        let port = free_port();
+        let dir = directory(port);
+        let file = dir.join("sentinel.conf");
+        let config = format!(
+            "port {port}\nbind 127.0.0.1\ndir {}\nrequirepass {password}\nsentinel sentinel-pass {password}\n\
+             sentinel monitor {name} 127.0.0.1 {master} 2\nsentinel down-after-milliseconds {name} 1000\n\
+             sentinel failover-timeout {name} 5000\n",
+            dir.display()
+        );
+        std::fs::write(&file, config).unwrap();
+        let settings = vec![file.display().to_string(), "--sentinel".to_owned()];
+        let access = ["-a", password, "--no-auth-warning"].map(str::to_owned).to_vec();
+        let mut server = Self { port, dir, settings, access, keeper: None };
+        server.run();
+        server.wait_until_it_answers();
+        server
+    }
+
+    fn start_at(port: u16, settings: &[(&str, &str)], tls: Option<Tls>) -> Self {
+        let dir = directory(port);
         let (port_text, dir_text) = (port.to_string(), dir.display().to_string());
         let ours = [
-            ("port", port_text.as_str()),
+            (if tls.is_some() { "tls-port" } else { "port" }, port_text.as_str()),
             ("bind", "127.0.0.1"),
             ("dir", &dir_text),
             ("save", ""),
@@ -69,8 +138,14 @@ impl Server {
             ("repl-ping-replica-period", "1"),
             ("enable-debug-command", "yes"),
         ];
-        let settings = ours.iter().chain(settings).flat_map(|(key, value)| [format!("--{key}"), (*value).to_owned()]);
-        let mut server = Self { port, dir, settings: settings.collect(), keeper: None };
+        let settings = ours.iter().chain(settings).map(|(key, value)| (*key, (*value).to_owned()));
+        let tls_settings = tls.iter().flat_map(|tls| std::iter::once(("port", "0".to_owned())).chain(tls.settings()));
+        let settings = settings.chain(tls_settings).flat_map(|(key, value)| {
+            std::iter::once(format!("--{key}")).chain(value.split(' ').map(str::to_owned).collect::<Vec<_>>())
+        });
+        let settings = settings.collect();
+        let access = tls.iter().flat_map(Tls::cli).collect();
+        let mut server = Self { port, dir, settings, access, keeper: None };
         server.run();
         server
     }
@@ -135,7 +210,8 @@ impl Server {
 
     /// What redis-cli prints for a command.
     pub(crate) fn cli(&self, args: &[&str]) -> String {
-        cli(self.port, args)
+        let args: Vec<&str> = self.access.iter().map(String::as_str).chain(args.iter().copied()).collect();
+        cli(self.port, &args)
     }
 
     /// A counter of `INFO`.
@@ -177,7 +253,15 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn start() -> Self {
-        let nodes: Vec<Server> = (0..6).map(|_| Self::start_node()).collect();
+        Self::of((0..6).map(|_| Self::start_node()).collect())
+    }
+
+    /// One that speaks TLS, to clients and between its nodes.
+    pub(crate) fn start_tls(tls: &Tls) -> Self {
+        Self::of((0..6).map(|_| Self::start_node_with(&[("tls-cluster", "yes")], Some(tls.clone()))).collect())
+    }
+
+    fn of(nodes: Vec<Server>) -> Self {
         for node in &nodes {
             node.wait_until_it_answers();
         }
@@ -185,7 +269,7 @@ impl Cluster {
         let mut create = vec!["--cluster", "create"];
         create.extend(addresses.iter().map(String::as_str));
         create.extend(["--cluster-replicas", "1", "--cluster-yes"]);
-        let told = cli(nodes[0].port, &create);
+        let told = nodes[0].cli(&create);
         assert!(told.contains("All 16384 slots covered"), "{told}");
         let cluster = Self { nodes };
         cluster.wait_until_whole();
@@ -194,8 +278,13 @@ impl Cluster {
 
     /// A node that belongs to no cluster yet, and may not answer yet.
     pub(crate) fn start_node() -> Server {
+        Self::start_node_with(&[], None)
+    }
+
+    fn start_node_with(settings: &[(&str, &str)], tls: Option<Tls>) -> Server {
         let timeout = NODE_TIMEOUT.as_millis().to_string();
-        Server::start_at(free_port(), &[("cluster-enabled", "yes"), ("cluster-node-timeout", timeout.as_str())])
+        let ours = [("cluster-enabled", "yes"), ("cluster-node-timeout", timeout.as_str())];
+        Server::start_at(free_port(), &[&ours, settings].concat(), tls)
     }
 
     /// The one that tests share who do it no harm.
@@ -285,6 +374,12 @@ impl Cluster {
             "redis": {"cluster_mode": true, "cluster_addresses": nodes, "key_prefix": redis.key_prefix},
         }})
     }
+}
+
+fn directory(port: u16) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("responses-router-redis-{}-{port}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
 }
 
 fn test_config() -> Redis {

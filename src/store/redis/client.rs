@@ -3,21 +3,16 @@
 //! The settings that fred's defects force upon us stand here, each with its reason; see the module's doc.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use fred::clients::Client;
-use fred::rustls::crypto::ring;
-use fred::rustls::pki_types::pem::PemObject;
-use fred::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use fred::rustls::{self, ClientConfig, RootCertStore};
-use fred::rustls_native_certs::load_native_certs;
 use fred::types::Builder;
-use fred::types::config::{Config, ReconnectPolicy, Server, ServerConfig, TlsConfig, TlsConnector, TlsHostMapping};
+use fred::types::config::{Config, ReconnectPolicy, Server, ServerConfig};
 use secrecy::ExposeSecret;
 
 use super::slots::Naming;
+use super::tls::tls;
 use crate::config::{Redis, RedisAddress, RedisServer};
 
 /// Why no client can be made of the config, whether or not there is a server.
@@ -138,56 +133,6 @@ fn server(redis: &Redis) -> ServerConfig {
 
 fn host(address: &RedisAddress) -> Server {
     Server::new(address.host.clone(), address.port)
-}
-
-fn tls(redis: &Redis) -> Result<TlsConfig, RedisConfigError> {
-    let refused = |error: rustls::Error| RedisConfigError::Refused(error.to_string());
-    // Named, not taken from the process' default, which another library may have set or left ambiguous.
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(refused)?
-        .with_root_certificates(roots(redis.tls_ca_path.as_deref())?);
-    let config = match (&redis.tls_cert_path, &redis.tls_key_path) {
-        (Some(certificate), Some(key)) => {
-            let chain = certificates("tls_cert_path", certificate)?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable("tls_key_path", key, error))?;
-            builder.with_client_auth_cert(chain, key).map_err(refused)?
-        }
-        _ => builder.with_no_client_auth(),
-    };
-    // Nodes of a cluster bring the name that their certificate must have (`slots.rs`).
-    Ok(TlsConfig { connector: TlsConnector::from(config), hostnames: TlsHostMapping::None })
-}
-
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, RedisConfigError> {
-    let mut roots = RootCertStore::empty();
-    if let Some(ca) = ca {
-        for certificate in certificates("tls_ca_path", ca)? {
-            roots.add(certificate).map_err(|error| unusable("tls_ca_path", ca, error))?;
-        }
-        return Ok(roots);
-    }
-    let system = load_native_certs();
-    roots.add_parsable_certificates(system.certs);
-    if roots.is_empty() {
-        let errors = system.errors.iter().map(ToString::to_string).collect::<Vec<_>>();
-        return Err(RedisConfigError::NoRoots(errors.join(", ")));
-    }
-    Ok(roots)
-}
-
-/// At least one certificate.
-fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, RedisConfigError> {
-    let certificates: Vec<_> =
-        CertificateDer::pem_file_iter(file).and_then(Iterator::collect).map_err(|error| unusable(key, file, error))?;
-    if certificates.is_empty() {
-        return Err(unusable(key, file, "it holds no certificate"));
-    }
-    Ok(certificates)
-}
-
-fn unusable(key: &'static str, file: &Path, reason: impl ToString) -> RedisConfigError {
-    RedisConfigError::Pem { key, file: file.to_owned(), reason: reason.to_string() }
 }
 
 #[cfg(test)]

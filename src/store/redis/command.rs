@@ -135,6 +135,13 @@ impl Attempt for Once<'_> {
     }
 }
 
+impl Command {
+    /// Sends it by this link, without a second attempt of ours.
+    pub(super) async fn send_once(&self, link: &Link, longest: Duration) -> Result<Value, Error> {
+        Once { command: self, longest }.send(link, false, longest).await
+    }
+}
+
 /// fred ends a pipeline by its client's own timeout only, the longest that any operation may take.
 pub(super) async fn within<T>(timeout: Duration, pipeline: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::time::timeout(timeout, pipeline)

@@ -76,6 +76,10 @@ pub(super) fn store_error(error: &Error) -> StoreError {
         ErrorKind::Cluster if error.is_moved() => {
             StoreError::Unavailable("the server is part of a cluster, set cluster_mode".to_owned())
         }
+        _ if error.details().starts_with("ERR unknown command") => StoreError::Unavailable(format!(
+            "Redis is too old or has a command taken away, 6.2 or later with GETEX is needed: {}",
+            error.details()
+        )),
         // OOM, NOREPLICAS, MISCONF, NOAUTH, NOPERM and what else a server may say.
         _ => StoreError::Unavailable(error.details().to_owned()),
     }

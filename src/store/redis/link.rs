@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use fred::clients::{Client, WithOptions};
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike as _, ClusterInterface as _};
+use fred::interfaces::{ClientLike as _, ClusterInterface as _, EventInterface as _};
 use fred::types::Value;
 use fred::types::config::{Options, Server};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::client::Clients;
+use super::command::Command;
 use super::failure::{self, Failure};
 
 /// How long a probe may take.
@@ -69,6 +70,7 @@ impl Link {
         tasks: &TaskTracker,
     ) -> Result<Arc<Self>, Error> {
         let client = clients.make(server)?;
+        let (mut errors, reconnects) = (client.error_rx(), client.client_reconnect_policy().is_some());
         let task = {
             let connected = client.wait_for_connect();
             tokio::pin!(connected);
@@ -78,10 +80,18 @@ impl Link {
                 _ = &mut connected => return Err(canceled()),
                 () = std::future::ready(()) => client.connect(),
             });
-            tokio::select! {
-                result = connected => result?,
-                result = &mut task => return Err(result?.err().unwrap_or_else(canceled)),
-                () = stop.cancelled() => return Err(canceled()),
+            let mut told = false;
+            loop {
+                tokio::select! {
+                    result = &mut connected => break result?,
+                    result = &mut task => return Err(result?.err().unwrap_or_else(canceled)),
+                    // Behind Sentinels fred tries on by itself.
+                    Ok((error, _)) = errors.recv(), if !told && reconnects => {
+                        told = true;
+                        tracing::warn!(%error, "RedisStore: no connection, trying on");
+                    }
+                    () = stop.cancelled() => return Err(canceled()),
+                }
             }
             task
         };
@@ -156,8 +166,15 @@ impl Link {
         answer.is_err_and(|error| failure::failure(&error, self.clustered) == Failure::Silent)
     }
 
+    /// What the server says to a command that is sent to see whether it may be.
+    pub(super) async fn try_out(&self, command: &Command) -> Result<(), Error> {
+        let answer = command.send_once(self, PROBE).await;
+        self.note(&answer);
+        answer.map(drop)
+    }
+
     /// The server's answer to PING.
-    pub(super) async fn ping(&self) -> Result<(), Error> {
+    async fn ping(&self) -> Result<(), Error> {
         self.with(&probing()).ping::<Value>(None).await.map(drop)
     }
 

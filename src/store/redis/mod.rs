@@ -32,6 +32,7 @@ mod link;
 mod node;
 mod pool;
 mod slots;
+mod tls;
 mod topology;
 
 use std::num::NonZeroUsize;
@@ -150,7 +151,7 @@ impl RedisStore {
             redis.key_prefix,
             in_go(ttl)
         );
-        let arrival = tasks.spawn(welcome_redis(Arc::clone(&shared.pool), welcome));
+        let arrival = tasks.spawn(welcome_redis(Arc::clone(&shared.pool), redis.key_prefix.clone(), welcome));
         if tokio::time::timeout(START_PATIENCE, arrival).await.is_err() {
             tracing::warn!("RedisStore: Redis does not answer yet, starting without it");
         }
@@ -177,9 +178,20 @@ impl RedisStore {
 }
 
 /// Tells when Redis is there, and what to know of it.
-async fn welcome_redis(pool: Arc<Pool>, welcome: String) {
+async fn welcome_redis(pool: Arc<Pool>, key_prefix: String, welcome: String) {
     if pool.presence().wait_for(|presence| *presence == Presence::Here).await.is_ok() {
-        tracing::info!("{welcome}");
+        let connected = async {
+            while pool.links().is_empty() {
+                tokio::time::sleep(WHOLE_TICK).await;
+            }
+        };
+        let _ = tokio::time::timeout(START_PATIENCE, connected).await;
+        match try_out(&pool, &key_prefix).await {
+            Err(error) if failure::failure(&error, pool.is_clustered()) == Failure::Final => {
+                tracing::error!("RedisStore: Redis cannot be used: {}", failure::store_error(&error));
+            }
+            Ok(()) | Err(_) => tracing::info!("{welcome}"),
+        }
         let whole = async {
             while !pool.is_whole() {
                 tokio::time::sleep(WHOLE_TICK).await;
@@ -188,6 +200,16 @@ async fn welcome_redis(pool: Arc<Pool>, welcome: String) {
         // Nodes that are not there yet are not warned of.
         let _ = tokio::time::timeout(START_PATIENCE, whole).await;
         eviction::warn_of_full_memory(pool.links()).await;
+    }
+}
+
+/// The command that needs most of a server, its release (6.2) and the right to use it, on a key that is not there. Any
+/// server's answer will do, one that names another node included.
+async fn try_out(pool: &Pool, key_prefix: &str) -> Result<(), fred::error::Error> {
+    let probe = format!("{key_prefix}response:probe_{:x}", rand::random::<u32>());
+    match pool.links().first() {
+        Some(link) => link.try_out(&Command::ReadAndTouch { key: probe, ttl_seconds: 1 }).await,
+        None => Err(failure::nowhere()),
     }
 }
 
@@ -220,11 +242,7 @@ impl ResponseStore for RedisStore {
         }
         // Any server's answer will do: one shard that fails over must not take every router out of service.
         let pool = &self.shared.pool;
-        let answer = match pool.links().first() {
-            Some(link) => tokio::time::timeout(READY_PATIENCE, link.ping()).await,
-            None => Ok(Err(failure::nowhere())),
-        };
-        match answer {
+        match tokio::time::timeout(READY_PATIENCE, try_out(pool, &self.shared.key_prefix)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) if failure::failure(&error, pool.is_clustered()) == Failure::Final => {
                 Err(failure::store_error(&error))

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use fred::types::config::Server;
@@ -31,6 +31,9 @@ const LEARN_APART: Duration = Duration::from_millis(200);
 /// So many nodes are asked at once who owns the slots; the first answer counts.
 const ASKED_AT_ONCE: usize = 3;
 
+/// The log is not told more often than that why there is no connection.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
 /// How long a node that is not connected has to be so and to tell.
 const TELL_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -51,6 +54,8 @@ pub(super) struct Pool {
     topology: ArcSwap<Topology>,
     /// Held while the topology changes.
     changing: Mutex<()>,
+    /// When the log was told last of a node that there is no connection to.
+    complained: Mutex<Option<Instant>>,
     turn: AtomicUsize,
     presence: watch::Sender<Presence>,
     breaker: Duration,
@@ -65,6 +70,7 @@ impl Pool {
         let pool = Arc::new(Self {
             topology: ArcSwap::from_pointee(topology),
             changing: Mutex::new(()),
+            complained: Mutex::new(None),
             turn: AtomicUsize::new(0),
             presence: watch::Sender::new(Presence::Starting),
             breaker,
@@ -142,6 +148,16 @@ impl Pool {
         }
     }
 
+    /// Says why there is no connection to a node, but not again and again.
+    fn complain(&self, error: &fred::error::Error, server: &Server) {
+        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < COMPLAIN_EVERY) {
+            return tracing::debug!(%error, %server, "RedisStore: no connection");
+        }
+        *last = Some(Instant::now());
+        tracing::warn!(%error, "RedisStore: no connection to {server}, trying on");
+    }
+
     fn begin(&self, server: Server) -> Arc<Node> {
         tracing::debug!(%server, "RedisStore: a node of the cluster is new");
         Node::start(Some(server), &self.making)
@@ -203,7 +219,7 @@ impl Pool {
                 match link {
                     Ok(link) => self.ask(&link, &server).await,
                     Err(error) => {
-                        tracing::debug!(%error, %server, "RedisStore: no connection");
+                        self.complain(&error, &server);
                         None
                     }
                 }
