@@ -18,7 +18,8 @@ use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
 use crate::disk::Directory;
-use crate::support::redis::{Cluster, Server};
+use crate::redis::tls;
+use crate::support::redis::{Cluster, Server, Tls};
 
 /// How a store under test is opened.
 #[async_trait]
@@ -82,6 +83,20 @@ struct RedisCluster;
 impl Backend for RedisCluster {
     async fn open(&self, ttl: Duration) -> Arc<dyn ResponseStore> {
         let config = config::Redis { compression: Compression::Zstd, ..Cluster::shared().config() };
+        Arc::new(RedisStore::open(&config, ttl, PATIENCE).await.unwrap())
+    }
+}
+
+/// Over TLS, with a client certificate.
+struct RedisTls;
+
+#[async_trait]
+impl Backend for RedisTls {
+    async fn open(&self, ttl: Duration) -> Arc<dyn ResponseStore> {
+        static SERVER: OnceLock<Server> = OnceLock::new();
+        let tls = || Tls::of(tls::authority(), &["127.0.0.1"]).asking_clients();
+        let server = SERVER.get_or_init(|| Server::start_tls(tls(), &[]));
+        let config = tls::certified(tls::trusting(server.config(), tls::authority()), tls::authority());
         Arc::new(RedisStore::open(&config, ttl, PATIENCE).await.unwrap())
     }
 }
@@ -426,4 +441,5 @@ macro_rules! contract {
 contract!(memory, super::Memory);
 contract!(disk, super::Disk);
 contract!(redis, super::Redis);
+contract!(redis_tls, super::RedisTls);
 contract!(redis_cluster, super::RedisCluster);

@@ -23,7 +23,7 @@ pub(crate) fn authority() -> &'static Authority {
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Settings that trust this authority.
-fn trusting(config: Redis, authority: &Authority) -> Redis {
+pub(crate) fn trusting(config: Redis, authority: &Authority) -> Redis {
     Redis { tls_enabled: true, tls_ca_path: Some(authority.ca()), ..config }
 }
 
@@ -70,7 +70,7 @@ async fn a_server_of_another_authority_or_of_another_name_is_refused() {
 }
 
 /// Settings with a client certificate.
-fn certified(config: Redis, authority: &Authority) -> Redis {
+pub(crate) fn certified(config: Redis, authority: &Authority) -> Redis {
     let own = authority.issue(&["router"]);
     Redis { tls_cert_path: Some(own.certificate), tls_key_path: Some(own.key), ..config }
 }
