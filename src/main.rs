@@ -16,7 +16,7 @@ use responses_router::extproc::random_ids::RandomIds;
 use responses_router::extproc::route::Routes;
 use responses_router::server::{self, Listener, Stop, Stopped};
 use responses_router::store::{
-    ChainLimits, DiskSettings, DiskStore, MemoryBounds, MemoryStore, RedisStore, ResponseStore,
+    ChainLimits, DiskSettings, DiskStore, MemoryBounds, MemoryStore, RedisStore, ResponseStore, redis,
 };
 use responses_router::telemetry;
 use responses_router::telemetry::metrics::Metrics;
@@ -60,7 +60,7 @@ fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 fn run(config: &Config) -> Result<(), AnyError> {
-    telemetry::log_to_stdout(&config.telemetry)?;
+    telemetry::log_to_stdout(&config.telemetry, redis::QUIET)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = config.server.threads {
         runtime.worker_threads(threads.get());

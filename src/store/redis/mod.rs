@@ -58,6 +58,10 @@ use super::{Record, ResponseStore, StoreError, Touch};
 use crate::config::{Compression, Redis};
 use crate::id::ResponseId;
 
+/// Keeps fred's own warnings out of the log, as `tracing_subscriber::EnvFilter` takes it. There is one for every
+/// connection that breaks, many times a second while a cluster is down; the store tells what of it matters.
+pub const QUIET: &str = "fred=off";
+
 /// How long a start waits for Redis, so that a router that can be ready is. Without Redis it goes on after that.
 const START_PATIENCE: Duration = Duration::from_secs(2);
 
