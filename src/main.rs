@@ -17,7 +17,7 @@ use responses_router::extproc::route::Routes;
 use responses_router::sealing::SealingKeys;
 use responses_router::server::{self, Listener, Stop, Stopped};
 use responses_router::store::{
-    ChainLimits, DiskSettings, DiskStore, MemoryBounds, MemoryStore, RedisStore, ResponseStore,
+    ChainLimits, DiskSettings, DiskStore, MemoryBounds, MemoryStore, RedisStore, ResponseStore, redis,
 };
 use responses_router::telemetry;
 use responses_router::telemetry::metrics::Metrics;
@@ -61,7 +61,7 @@ fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 fn run(config: &Config) -> Result<(), AnyError> {
-    telemetry::log_to_stdout(&config.telemetry)?;
+    telemetry::log_to_stdout(&config.telemetry, redis::QUIET)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = config.server.threads {
         runtime.worker_threads(threads.get());
@@ -175,7 +175,12 @@ fn router(config: &Config, store: Arc<dyn ResponseStore>, metrics: Arc<Metrics>,
             clear_route_cache: upstream.clear_route_cache,
             max_request_bytes: limits.max_request_bytes,
             max_answer_bytes: limits.max_answer_bytes,
-            chain: ChainLimits { max_depth: limits.max_chain_depth, max_bytes: limits.max_history_bytes },
+            chain: ChainLimits {
+                max_depth: limits.max_chain_depth,
+                max_bytes: limits.max_history_bytes,
+                // An answer is stored when its exchange is over at the latest, and in two attempts at most.
+                longest_turn: limits.exchange_seconds.saturating_add(response_api.store_deadline_ms.saturating_mul(2)),
+            },
             request_body: limits.request_body_seconds,
             exchange: limits.exchange_seconds,
             heartbeat: stream.heartbeat_seconds,

@@ -3,6 +3,7 @@
 mod cluster;
 mod dialects;
 mod errors;
+mod foreign;
 mod json;
 mod lifecycle;
 mod requests;

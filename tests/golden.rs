@@ -6,8 +6,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use responses_router::id::{CountingIds, IdSource};
+use responses_router::id::{CountingIds, IdSource, ResponseId};
 use responses_router::openai::dialect::ApiDialect;
+use responses_router::store::Record;
 use responses_router::translate::upstream_error::UpstreamError;
 use responses_router::translate::{CreateRequest, End, Past, Seal, Settings, Turn, request};
 use serde::Deserialize;
@@ -75,6 +76,23 @@ fn turns(past: &[PastTurn]) -> Vec<Turn<'_>> {
 /// A JSON string stands for the text in it, anything else for itself.
 fn text_or_json(raw: &RawValue) -> Vec<u8> {
     serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned()).into_bytes()
+}
+
+/// Every member that clients rely on is there, as in a response of ours.
+#[test]
+fn records_of_the_go_router_become_responses() {
+    compare("foreign", "json", 3, |path| {
+        let text = std::fs::read_to_string(path).unwrap();
+        let id = ResponseId::parse(serde_json::from_str::<Value>(&text).unwrap()["id"].as_str().unwrap()).unwrap();
+        let record = Record::decode(&id, text.as_bytes()).unwrap();
+        // Its ids are not made as ours are, which is all that may differ.
+        let digits = "0".repeat(32);
+        let long = record.response.get().replace("item_2", &format!("msg_{digits}_0"));
+        let long = long.replace(&id.as_str()["resp_".len()..], &digits);
+        grammar::check_response(&serde_json::from_str(&long).unwrap()).unwrap();
+        let items: String = record.input.iter().map(|item| pretty(item.get()) + "\n").collect();
+        format!("{}\n\ninput items:\n{items}", pretty(record.response.get()))
+    });
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod clients;
 mod disk;
 mod envoy;
 mod extproc;
+mod failover;
 mod golden;
 mod grammar;
 mod layering;

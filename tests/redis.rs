@@ -1,7 +1,10 @@
 //! What only a real Redis shows: bytes on the wire, outages, moving slots.
 
-mod failover;
 mod outage;
+mod routing;
+mod sentinel;
+mod shards;
+pub(crate) mod tls;
 mod wire;
 
 use std::sync::Arc;
@@ -14,7 +17,7 @@ use serde_json::value::RawValue;
 
 const TTL: Duration = Duration::from_secs(600);
 const DEADLINE: Duration = Duration::from_secs(5);
-const LIMITS: ChainLimits = ChainLimits { max_depth: 1000, max_bytes: 64 << 20 };
+const LIMITS: ChainLimits = ChainLimits { max_depth: 1000, max_bytes: 64 << 20, longest_turn: Duration::ZERO };
 
 async fn open(config: &Redis) -> Arc<dyn ResponseStore> {
     Arc::new(RedisStore::open(config, TTL, DEADLINE).await.unwrap())

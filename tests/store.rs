@@ -18,7 +18,8 @@ use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
 use crate::disk::Directory;
-use crate::support::redis::{Cluster, Server};
+use crate::redis::tls;
+use crate::support::redis::{Cluster, Server, Tls};
 
 /// How a store under test is opened.
 #[async_trait]
@@ -86,9 +87,24 @@ impl Backend for RedisCluster {
     }
 }
 
+/// Over TLS, with a client certificate.
+struct RedisTls;
+
+#[async_trait]
+impl Backend for RedisTls {
+    async fn open(&self, ttl: Duration) -> Arc<dyn ResponseStore> {
+        static SERVER: OnceLock<Server> = OnceLock::new();
+        let tls = || Tls::of(tls::authority(), &["127.0.0.1"]).asking_clients();
+        let server = SERVER.get_or_init(|| Server::start_tls(tls(), &[]));
+        let config = tls::certified(tls::trusting(server.config(), tls::authority()), tls::authority());
+        Arc::new(RedisStore::open(&config, ttl, PATIENCE).await.unwrap())
+    }
+}
+
 const LONG: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(15);
-const LIMITS: ChainLimits = ChainLimits { max_depth: 1000, max_bytes: 64 << 20 };
+const LIMITS: ChainLimits = ChainLimits { max_depth: 1000, max_bytes: 64 << 20, longest_turn: Duration::ZERO };
+const REFRESH: Touch = Touch::Refresh { longer: Duration::ZERO };
 
 fn raw(text: String) -> Box<RawValue> {
     RawValue::from_string(text).unwrap()
@@ -156,7 +172,7 @@ async fn records_come_in_the_order_asked_for_with_gaps_for_the_unknown(backend: 
     let records = chain(&store, 3).await;
     let unknown = ResponseId::from_bits(rand::random());
     let ids = [&records[2].id, &unknown, &records[0].id, &records[1].id, &records[0].id].map(Clone::clone);
-    for touch in [Touch::Keep, Touch::Refresh] {
+    for touch in [Touch::Keep, REFRESH] {
         let loaded = store.load(&ids, touch).await.unwrap();
         let found: Vec<Option<&ResponseId>> = loaded.iter().map(|record| record.as_ref().map(|r| &r.id)).collect();
         assert_eq!(found, [Some(&ids[0]), None, Some(&ids[2]), Some(&ids[3]), Some(&ids[4])]);
@@ -170,7 +186,7 @@ async fn a_deleted_record_is_gone(backend: &dyn Backend) {
     store.put(Arc::clone(&record)).await.unwrap();
     assert!(store.delete(&record.id).await.unwrap());
     assert!(read(&store, &record.id).await.is_none());
-    assert!(store.load(std::slice::from_ref(&record.id), Touch::Refresh).await.unwrap()[0].is_none());
+    assert!(store.load(std::slice::from_ref(&record.id), REFRESH).await.unwrap()[0].is_none());
     assert!(!store.delete(&record.id).await.unwrap());
 }
 
@@ -227,6 +243,39 @@ async fn using_a_chain_keeps_all_of_it_alive(backend: &dyn Backend) {
     }
 }
 
+async fn a_child_never_outlives_its_ancestors_however_long_its_turn_took(backend: &dyn Backend) {
+    let ttl = backend.short_ttl();
+    let store = backend.open(ttl).await;
+    let limits = ChainLimits { longest_turn: 3 * ttl, ..LIMITS };
+    let deadline = Instant::now() + PATIENCE;
+    let child = loop {
+        assert!(Instant::now() < deadline, "this machine is too slow for the test");
+        let parent = chain(&store, 3).await.pop().unwrap();
+        let used = Instant::now();
+        let Ok(history) = history(&*store, &parent.id, limits).await else { continue };
+        // The model takes longer than a new response lives.
+        tokio::time::sleep(ttl.mul_f32(1.5)).await;
+        let child = turn(Ancestors::Listed(history.ancestors_of_child()), "child");
+        store.put(Arc::clone(&child)).await.unwrap();
+        if used.elapsed() < limits.longest_turn {
+            break child;
+        }
+    };
+    let Ancestors::Listed(ancestors) = &child.ancestors else { panic!("not listed") };
+    let stored = Instant::now();
+    loop {
+        // In this order: what was gone before the child was seen was gone while it was there.
+        let above = store.load(ancestors, Touch::Keep).await.unwrap();
+        if read(&store, &child.id).await.is_none() {
+            break;
+        }
+        assert!(above.iter().all(Option::is_some), "{:?} after it was stored", stored.elapsed());
+        assert!(stored.elapsed() < PATIENCE, "it lives for ever");
+        tokio::time::sleep(ttl / 20).await;
+    }
+    assert!(stored.elapsed() >= ttl.mul_f32(0.9), "it expired before its time");
+}
+
 async fn concurrent_writers_do_not_disturb_each_other(backend: &dyn Backend) {
     let store = backend.open(LONG).await;
     let mut writers = JoinSet::new();
@@ -277,7 +326,7 @@ async fn a_refresh_never_brings_back_a_deleted_record(backend: &dyn Backend) {
             readers.spawn(async move {
                 for id in &ids {
                     let deadline = Instant::now() + PATIENCE;
-                    while store.load(std::slice::from_ref(id), Touch::Refresh).await.unwrap()[0].is_some() {
+                    while store.load(std::slice::from_ref(id), REFRESH).await.unwrap()[0].is_some() {
                         assert!(Instant::now() < deadline, "a deleted record is back");
                         tokio::task::yield_now().await;
                     }
@@ -375,6 +424,7 @@ macro_rules! contract {
                 the_same_record_may_be_written_twice_but_not_another_one
                 a_record_expires_even_while_it_is_read
                 using_a_chain_keeps_all_of_it_alive
+                a_child_never_outlives_its_ancestors_however_long_its_turn_took
                 concurrent_writers_do_not_disturb_each_other
                 of_concurrent_writers_of_one_id_one_wins
                 a_refresh_never_brings_back_a_deleted_record
@@ -391,4 +441,5 @@ macro_rules! contract {
 contract!(memory, super::Memory);
 contract!(disk, super::Disk);
 contract!(redis, super::Redis);
+contract!(redis_tls, super::RedisTls);
 contract!(redis_cluster, super::RedisCluster);

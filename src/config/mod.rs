@@ -130,10 +130,7 @@ impl Config {
         if redis.cluster_mode && redis.db != 0 {
             return Err(sources.invalid_redis("db", "must be 0 in cluster mode, a cluster has no other database"));
         }
-        if redis.cluster_mode
-            && redis.cluster_addresses.is_empty()
-            && self.response_api.store_backend == StoreBackend::Redis
-        {
+        if redis.cluster_mode && redis.cluster_addresses.is_empty() {
             return Err(sources.invalid_redis("cluster_mode", "is true, so `cluster_addresses` must name a node"));
         }
         if redis.cluster_mode && !redis.sentinel_addresses.is_empty() {

@@ -41,15 +41,15 @@ pub struct Redis {
     pub sentinel_username: Option<String>,
     /// The password of the Sentinels; empty is none. Default: none.
     pub sentinel_password: Option<SecretString>,
-    /// How much may be under way at once, at least 1: 128 commands for each. Connections carry many commands at a time,
-    /// so there are never more of them (per node) than two, or than cores. Default: 10.
+    /// How much may be under way to each node at once, at least 1: 128 commands for each. Connections carry many commands
+    /// at a time, so there are never more of them (per node) than two, or than cores. Default: 10.
     pub pool_size: NonZeroUsize,
     /// The guide's; at most `pool_size`. Without effect, all connections are kept ready. Default: 2.
     pub min_idle_conns: usize,
-    /// How often a command is sent again after its connection broke, from 0. Default: 3.
+    /// How often a command is sent again with Sentinel while it looks for the master, from 0. Elsewhere, and after that,
+    /// what may be repeated is repeated until `store_deadline_ms`. Default: 3.
     pub max_retries: u32,
-    /// The longest that a connection may take to open; two seconds at most in a cluster, whose healthy nodes wait
-    /// meanwhile. Whole seconds, at least 1. Default: 5.
+    /// The longest that a connection may take to open. Whole seconds, at least 1. Default: 5.
     pub dial_timeout: Duration,
     /// How long to wait for a record before asking again, within `store_deadline_ms`. Whole seconds, at least 1. Default: 3.
     pub read_timeout: Duration,

@@ -1,17 +1,19 @@
 //! Loading the turns that a new one continues, and those whose items it refers to.
 //!
 //! A record names all its ancestors, so a chain of any depth takes two dependent loads: the parent together with all
-//! that is referred to, then everything above the parent at once. Only records of the Go semantic-router, which know their parent alone, are walked one by one.
-//! The result is the whole history or an error: a model must never answer from a history with a hole (CONTRACT §8).
+//! that is referred to, then everything above the parent at once. Only records of the Go semantic-router, which know
+//! their parent alone, are walked one by one. The result is the whole history or an error: a model must never answer
+//! from a history with a hole (CONTRACT §8).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::record::{Ancestors, Record};
 use super::{ResponseStore, StoreError, Touch};
 use crate::id::ResponseId;
 
-/// How much history a turn may bring along.
+/// How much history a turn may bring along, and how long it may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainLimits {
     /// The most turns in a history, the parent included, and the most that may be referred to besides
@@ -20,6 +22,9 @@ pub struct ChainLimits {
     /// The most bytes of input and response JSON in a history, what is referred to included
     /// (`limits.max_history_bytes`).
     pub max_bytes: usize,
+    /// The longest from loading the history to the store's word that the turn made of it is kept. The history lives so
+    /// much longer than a new record, so that a child never outlives its ancestors (CONTRACT §9).
+    pub longest_turn: Duration,
 }
 
 /// Which stored turns a new one needs.
@@ -90,7 +95,8 @@ pub enum HistoryError {
     Store(#[from] StoreError),
 }
 
-/// Loads the parent and all turns before it, and those that are referred to; starts the time to live of each anew.
+/// Loads the parent and all turns before it, and those that are referred to; starts the time to live of each anew,
+/// longer by `limits.longest_turn`.
 ///
 /// Two dependent loads at any depth; one more per record that does not list its ancestors. What is referred to and does
 /// not exist is left out: that is no matter of the chain.
@@ -110,7 +116,7 @@ pub async fn history<'a>(
     let first: Vec<ResponseId> =
         parent.into_iter().chain(referenced.iter().filter(|id| Some(*id) != parent)).cloned().collect();
     let mut loaded = Loaded::default();
-    loaded.load(store, &first).await?;
+    loaded.load(store, &first, limits).await?;
     let Some(parent) = parent else { return walk.finish(loaded) };
 
     walk.enter(std::slice::from_ref(parent))?;
@@ -120,7 +126,7 @@ pub async fn history<'a>(
         match &record.ancestors {
             Ancestors::Listed(ids) => {
                 walk.enter(ids)?;
-                loaded.load(store, ids).await?;
+                loaded.load(store, ids, limits).await?;
                 for id in ids.iter().rev() {
                     walk.add(&loaded.take(id).ok_or(HistoryError::AncestorMissing)?)?;
                 }
@@ -129,7 +135,7 @@ pub async fn history<'a>(
             Ancestors::Walk(None) => return walk.finish(loaded),
             Ancestors::Walk(Some(next)) => {
                 walk.enter(std::slice::from_ref(next))?;
-                loaded.load(store, std::slice::from_ref(next)).await?;
+                loaded.load(store, std::slice::from_ref(next), limits).await?;
                 record = loaded.take(next).ok_or(HistoryError::AncestorMissing)?;
             }
         }
@@ -143,12 +149,17 @@ struct Loaded(HashMap<ResponseId, Arc<Record>>);
 impl Loaded {
     /// Loads what is not there already, in one go; holds the backend to its word: as many answers as ids, each the
     /// record that was asked for.
-    async fn load(&mut self, store: &dyn ResponseStore, ids: &[ResponseId]) -> Result<(), StoreError> {
+    async fn load(
+        &mut self,
+        store: &dyn ResponseStore,
+        ids: &[ResponseId],
+        limits: ChainLimits,
+    ) -> Result<(), StoreError> {
         let missing: Vec<ResponseId> = ids.iter().filter(|id| !self.0.contains_key(*id)).cloned().collect();
         if missing.is_empty() {
             return Ok(());
         }
-        let records = store.load(&missing, Touch::Refresh).await?;
+        let records = store.load(&missing, Touch::Refresh { longer: limits.longest_turn }).await?;
         let matches = |(record, id): (&Option<Arc<Record>>, &ResponseId)| record.as_ref().is_none_or(|r| r.id == *id);
         if records.len() != missing.len() || !records.iter().zip(&missing).all(matches) {
             return Err(StoreError::Corrupt("the store answered with another record".to_owned()));
@@ -243,7 +254,7 @@ mod tests {
         }
 
         async fn load(&self, ids: &[ResponseId], touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
-            assert_eq!(touch, Touch::Refresh);
+            assert_eq!(touch, Touch::Refresh { longer: LIMITS.longest_turn });
             self.loads.fetch_add(1, Ordering::Relaxed);
             if self.down {
                 return Err(StoreError::Timeout);
@@ -289,7 +300,8 @@ mod tests {
         Ancestors::Walk(Some(id(number)))
     }
 
-    const LIMITS: ChainLimits = ChainLimits { max_depth: 1000, max_bytes: 1 << 20 };
+    const LIMITS: ChainLimits =
+        ChainLimits { max_depth: 1000, max_bytes: 1 << 20, longest_turn: Duration::from_secs(60) };
 
     async fn load(store: &Counting, parent: u128, limits: ChainLimits) -> Result<Vec<ResponseId>, HistoryError> {
         history(store, &id(parent), limits).await.map(|history| history.ancestors_of_child())

@@ -6,9 +6,10 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use moka::Expiry;
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -43,12 +44,34 @@ pub struct MemoryBounds {
 pub struct MemoryStore {
     records: Cache<ResponseId, Stored>,
     scale: Scale,
+    ttl: Duration,
 }
 
 #[derive(Clone)]
 struct Stored {
     record: Arc<Record>,
     weight: u32,
+    /// From its last write, which a refresh is too.
+    lifetime: Duration,
+}
+
+/// Each record has a lifetime of its own: one that a chain has used lives longer than a new one.
+struct Lifetimes;
+
+impl Expiry<ResponseId, Stored> for Lifetimes {
+    fn expire_after_create(&self, _: &ResponseId, stored: &Stored, _: Instant) -> Option<Duration> {
+        Some(stored.lifetime)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &ResponseId,
+        stored: &Stored,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(stored.lifetime)
+    }
 }
 
 impl MemoryStore {
@@ -61,9 +84,9 @@ impl MemoryStore {
             .eviction_policy(EvictionPolicy::lru())
             .weigher(|_, stored: &Stored| stored.weight)
             .max_capacity(u64::from(scale.capacity))
-            .time_to_live(bounds.ttl.min(LONGEST_TTL))
+            .expire_after(Lifetimes)
             .build();
-        Self { records, scale }
+        Self { records, scale, ttl: bounds.ttl.min(LONGEST_TTL) }
     }
 
     fn read(&self, id: &ResponseId, touch: Touch) -> Option<Arc<Record>> {
@@ -71,12 +94,16 @@ impl MemoryStore {
             Touch::Keep => self.records.get(id)?,
             // Time to live counts from the last write, so the record is written over itself: under the same key lock
             // as `delete`, which therefore comes wholly before or wholly after.
-            Touch::Refresh => self
-                .records
-                .entry_by_ref(id)
-                .and_compute_with(|entry| entry.map_or(Op::Nop, |entry| Op::Put(entry.into_value())))
-                .into_entry()?
-                .into_value(),
+            Touch::Refresh { longer } => {
+                let lifetime = self.ttl.saturating_add(longer).min(LONGEST_TTL);
+                self.records
+                    .entry_by_ref(id)
+                    .and_compute_with(|entry| {
+                        entry.map_or(Op::Nop, |entry| Op::Put(Stored { lifetime, ..entry.into_value() }))
+                    })
+                    .into_entry()?
+                    .into_value()
+            }
         };
         Some(stored.record)
     }
@@ -94,7 +121,7 @@ impl ResponseStore for MemoryStore {
         let limit = self.scale.largest_bytes();
         let weight = self.scale.weight(bytes).ok_or(StoreError::TooLarge { bytes, limit })?;
         self.records.entry(record.id.clone()).and_try_compute_with(|entry| match entry {
-            None => Ok(Op::Put(Stored { record, weight })),
+            None => Ok(Op::Put(Stored { record, weight, lifetime: self.ttl })),
             Some(entry) if *entry.value().record == *record => Ok(Op::Nop),
             Some(_) => Err(StoreError::Conflict),
         })?;
@@ -175,8 +202,6 @@ impl Scale {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use proptest::prelude::*;
     use serde_json::value::RawValue;
 
@@ -222,7 +247,7 @@ mod tests {
         }
         assert_eq!(held(&store), [1, 2, 3]);
         // The use of 1 by a chain makes 2 the oldest.
-        store.load(&[ResponseId::from_bits(1)], Touch::Refresh).await.unwrap();
+        store.load(&[ResponseId::from_bits(1)], Touch::Refresh { longer: Duration::ZERO }).await.unwrap();
         store.put(record(4, 10)).await.unwrap();
         assert_eq!(held(&store), [1, 3, 4]);
     }
@@ -273,7 +298,7 @@ mod tests {
         let id = record.id.clone();
         let memory = Arc::downgrade(&record);
         store.put(record).await.unwrap();
-        store.load(std::slice::from_ref(&id), Touch::Refresh).await.unwrap();
+        store.load(std::slice::from_ref(&id), Touch::Refresh { longer: Duration::ZERO }).await.unwrap();
         assert!(store.delete(&id).await.unwrap());
         assert_eq!(store.records.weighted_size(), 0);
         // moka frees through epochs, which other threads of this test process may hold back for a moment.

@@ -5,11 +5,13 @@
 
 pub mod chain;
 pub mod disk;
+mod foreign;
 pub mod memory;
 pub mod record;
 pub mod redis;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -25,8 +27,12 @@ pub use redis::{RedisConfigError, RedisStore};
 pub enum Touch {
     /// Leave the expiry as it is: GET and `input_items` do not prolong a response's life.
     Keep,
-    /// Start the time to live anew: a chain in use must not lose its older turns first.
-    Refresh,
+    /// Start the time to live anew, and let it last so much longer: the turn that is made of a chain is stored only when
+    /// it has ended, and must not outlive the turns that it needs.
+    Refresh {
+        /// The longest until that turn is stored.
+        longer: Duration,
+    },
 }
 
 /// A keeper of responses. One contract suite (`tests/store.rs`) runs over every implementation.

@@ -6,12 +6,13 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, Telemetry};
 
-/// Sets up the log on stdout: what `make run-router` copies to its file and a container's runtime collects.
+/// Sets up the log on stdout: what `make run-router` copies to its file and a container's runtime collects. `quiet` are
+/// directives that the operator's own win over.
 ///
 /// # Errors
 /// When the level is no filter or another subscriber is set already.
-pub fn log_to_stdout(telemetry: &Telemetry) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let filter = EnvFilter::try_new(&telemetry.log_level)?;
+pub fn log_to_stdout(telemetry: &Telemetry, quiet: &str) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let filter = EnvFilter::try_new(format!("{quiet},{}", telemetry.log_level))?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     match telemetry.log_format {
         LogFormat::Json => subscriber.json().try_init(),

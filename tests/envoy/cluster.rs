@@ -9,13 +9,7 @@ use crate::support::stack::{Stack, StackOptions};
 
 #[tokio::test]
 async fn another_router_continues_a_chain_as_soon_as_its_stream_has_completed() {
-    let redis = Cluster::shared().config();
-    let nodes: Vec<String> =
-        redis.cluster_addresses.iter().map(|node| format!("{}:{}", node.host, node.port)).collect();
-    let settings = json!({"response_api": {
-        "store_backend": "redis",
-        "redis": {"cluster_mode": true, "cluster_addresses": nodes, "key_prefix": redis.key_prefix},
-    }});
+    let settings = Cluster::shared().settings();
     let start = || Stack::start(StackOptions { settings: settings.clone(), ..StackOptions::default() });
     let (one, other) = tokio::join!(start(), start());
     one.upstream.answer("cluster", |_| Answer::words("An answer."));

@@ -93,6 +93,22 @@ async fn a_server_that_hangs_times_out_and_is_used_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_getex_is_not_ready_and_the_error_says_why() {
+    let server = Server::start(&[]);
+    server.cli(&["ACL", "SETUSER", "default", "-getex"]);
+    let store = open(&impatient(&server)).await;
+    assert!(store.ready().await.unwrap_err().to_string().contains("NOPERM"));
+    drop(server);
+    // What a server before 6.2 says of it.
+    let old = Server::start(&[("rename-command", "GETEX \"\"")]);
+    let store = open(&impatient(&old)).await;
+    let error = store.ready().await.unwrap_err().to_string();
+    assert!(error.contains("6.2 or later") && error.contains("GETEX"), "{error}");
+    let error = history(&*store, &turn(&[], 1).id, LIMITS).await.unwrap_err();
+    assert!(matches!(&error, HistoryError::Store(error) if error.to_string().contains("6.2 or later")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_that_are_cut_lose_nothing() {
     let server = Server::start(&[]);
     let store = open(&server.config()).await;

@@ -151,7 +151,7 @@ async fn what_is_no_record_is_corrupt_and_never_missing() {
     // Another key's reply, as a crossed connection would bring it.
     server().cli(&["SET", &key(&config, &other.id), &String::from_utf8(text.encode()).unwrap()]);
     for record in [&list, &text, &other] {
-        for touch in [Touch::Keep, Touch::Refresh] {
+        for touch in [Touch::Keep, Touch::Refresh { longer: Duration::ZERO }] {
             let loaded = store.load(&[record.id.clone(), turn(&[], 1).id.clone()], touch).await;
             assert!(matches!(loaded, Err(StoreError::Corrupt(_))), "{loaded:?}");
         }
@@ -233,4 +233,41 @@ async fn load_times_of_chains() {
         walked.sort();
         println!("| {turns} | {:?} | {:?} |", at_once[20], walked[20]);
     }
+}
+
+/// What a turn costs beside its translation: `cargo test --release --test it cpu_of_stored_turns -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn cpu_of_stored_turns() {
+    const TURNS: u32 = 2000;
+    let cluster = Cluster::start();
+    let store = open(&cluster.config()).await;
+    println!("| turns before it | CPU of the store's client | CPU of all six nodes |\n|---|---|---|");
+    for turns in [0, 1, 10, 50] {
+        let records = chain(&store, turns, 2000).await;
+        let ids: Vec<_> = records.iter().map(|record| record.id.clone()).collect();
+        let (own, nodes) = (own_cpu(), cluster_cpu(&cluster));
+        for _ in 0..TURNS {
+            if let Some(parent) = ids.last() {
+                assert_eq!(history(&*store, parent, LIMITS).await.unwrap().records.len(), turns);
+            }
+            store.put(turn(&ids, 2000)).await.unwrap();
+        }
+        println!("| {turns} | {:.0?} | {:.0?} |", (own_cpu() - own) / TURNS, (cluster_cpu(&cluster) - nodes) / TURNS);
+    }
+}
+
+/// User and system time of this process; Linux counts in hundredths of a second.
+fn own_cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    // After the name, which may hold anything: fields 14 and 15 of proc(5).
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
+fn cluster_cpu(cluster: &Cluster) -> Duration {
+    let seconds = |field| move |node: &Server| node.info("cpu", field).unwrap().parse::<f64>().unwrap();
+    let of_all = |field| cluster.nodes.iter().map(seconds(field)).sum::<f64>();
+    Duration::from_secs_f64(of_all("used_cpu_user") + of_all("used_cpu_sys"))
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod arbitrary;
 pub(crate) mod cases;
+pub(crate) mod certificates;
 pub(crate) mod envoy;
 pub(crate) mod frames;
 pub(crate) mod grammar;

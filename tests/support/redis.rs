@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use responses_router::config::{Redis, RedisAddress};
+use serde_json::{Value, json};
+
+use super::certificates::{Authority, Certificate};
 
 /// How long a cluster's node must be silent before the others take over.
 pub(crate) const NODE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -30,9 +33,50 @@ wait $server
 if [ -n "$remove" ]; then rm -rf "$remove"; fi
 "#;
 
+/// How a server speaks TLS, and nothing else.
+#[derive(Debug, Clone)]
+pub(crate) struct Tls {
+    ca: PathBuf,
+    own: Certificate,
+    /// Whether clients need a certificate.
+    asks_clients: bool,
+}
+
+impl Tls {
+    /// With a certificate for these names.
+    pub(crate) fn of(authority: &Authority, names: &[&str]) -> Self {
+        Self { ca: authority.ca(), own: authority.issue(names), asks_clients: false }
+    }
+
+    /// The same, for clients with a certificate only.
+    pub(crate) fn asking_clients(self) -> Self {
+        Self { asks_clients: true, ..self }
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let file = |path: &PathBuf| path.display().to_string();
+        vec![
+            ("tls-cert-file", file(&self.own.certificate)),
+            ("tls-key-file", file(&self.own.key)),
+            ("tls-ca-cert-file", file(&self.ca)),
+            ("tls-auth-clients", if self.asks_clients { "yes" } else { "no" }.to_owned()),
+            ("tls-replication", "yes".to_owned()),
+        ]
+    }
+
+    /// What tells redis-cli the same.
+    fn cli(&self) -> Vec<String> {
+        let files = [("--cacert", &self.ca), ("--cert", &self.own.certificate), ("--key", &self.own.key)];
+        let files = files.into_iter().flat_map(|(flag, path)| [flag.to_owned(), path.display().to_string()]);
+        std::iter::once("--tls".to_owned()).chain(files).collect()
+    }
+}
+
 /// One redis-server.
 pub(crate) struct Server {
     pub(crate) port: u16,
+    /// What redis-cli needs to be let in.
+    access: Vec<String>,
     dir: PathBuf,
     settings: Vec<String>,
     keeper: Option<(Child, ChildStdin, String)>,
@@ -41,7 +85,14 @@ pub(crate) struct Server {
 impl Server {
     /// A server that answers, with these settings of redis.conf beside ours.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
-        let server = Self::start_at(free_port(), settings);
+        let server = Self::start_at(free_port(), settings, None);
+        server.wait_until_it_answers();
+        server
+    }
+
+    /// The same over TLS.
+    pub(crate) fn start_tls(tls: Tls, settings: &[(&str, &str)]) -> Self {
+        let server = Self::start_at(free_port(), settings, Some(tls));
         server.wait_until_it_answers();
         server
     }
@@ -53,12 +104,31 @@ impl Server {
         server
     }
 
-    fn start_at(port: u16, settings: &[(&str, &str)]) -> Self {
-        let dir = std::env::temp_dir().join(format!("responses-router-redis-{}-{port}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+    /// A Sentinel that watches over a master under this name, and lets in who knows the password.
+    pub(crate) fn sentinel(name: &str, master: u16, password: &str) -> Self {
+        let port = free_port();
+        let dir = directory(port);
+        let file = dir.join("sentinel.conf");
+        let config = format!(
+            "port {port}\nbind 127.0.0.1\ndir {}\nrequirepass {password}\nsentinel sentinel-pass {password}\n\
+             sentinel monitor {name} 127.0.0.1 {master} 2\nsentinel down-after-milliseconds {name} 1000\n\
+             sentinel failover-timeout {name} 5000\n",
+            dir.display()
+        );
+        std::fs::write(&file, config).unwrap();
+        let settings = vec![file.display().to_string(), "--sentinel".to_owned()];
+        let access = ["-a", password, "--no-auth-warning"].map(str::to_owned).to_vec();
+        let mut server = Self { port, dir, settings, access, keeper: None };
+        server.run();
+        server.wait_until_it_answers();
+        server
+    }
+
+    fn start_at(port: u16, settings: &[(&str, &str)], tls: Option<Tls>) -> Self {
+        let dir = directory(port);
         let (port_text, dir_text) = (port.to_string(), dir.display().to_string());
         let ours = [
-            ("port", port_text.as_str()),
+            (if tls.is_some() { "tls-port" } else { "port" }, port_text.as_str()),
             ("bind", "127.0.0.1"),
             ("dir", &dir_text),
             ("save", ""),
@@ -68,8 +138,14 @@ impl Server {
             ("repl-ping-replica-period", "1"),
             ("enable-debug-command", "yes"),
         ];
-        let settings = ours.iter().chain(settings).flat_map(|(key, value)| [format!("--{key}"), (*value).to_owned()]);
-        let mut server = Self { port, dir, settings: settings.collect(), keeper: None };
+        let settings = ours.iter().chain(settings).map(|(key, value)| (*key, (*value).to_owned()));
+        let tls_settings = tls.iter().flat_map(|tls| std::iter::once(("port", "0".to_owned())).chain(tls.settings()));
+        let settings = settings.chain(tls_settings).flat_map(|(key, value)| {
+            std::iter::once(format!("--{key}")).chain(value.split(' ').map(str::to_owned).collect::<Vec<_>>())
+        });
+        let settings = settings.collect();
+        let access = tls.iter().flat_map(Tls::cli).collect();
+        let mut server = Self { port, dir, settings, access, keeper: None };
         server.run();
         server
     }
@@ -126,7 +202,7 @@ impl Server {
         self.signal("-CONT");
     }
 
-    fn wait_until_it_answers(&self) {
+    pub(crate) fn wait_until_it_answers(&self) {
         if !try_until(PATIENCE, || self.cli(&["PING"]).trim() == "PONG") {
             panic!("no redis-server answers: `apt-get install redis-server` brings redis-server and redis-cli");
         }
@@ -134,13 +210,20 @@ impl Server {
 
     /// What redis-cli prints for a command.
     pub(crate) fn cli(&self, args: &[&str]) -> String {
-        cli(self.port, args)
+        let args: Vec<&str> = self.access.iter().map(String::as_str).chain(args.iter().copied()).collect();
+        cli(self.port, &args)
     }
 
     /// A counter of `INFO`.
     pub(crate) fn info(&self, section: &str, field: &str) -> Option<String> {
         let info = self.cli(&["INFO", section]);
         info.lines().find_map(|line| Some(line.trim_end().strip_prefix(field)?.strip_prefix(':')?.to_owned()))
+    }
+
+    /// Waits until a field of `INFO` has this value.
+    pub(crate) fn wait_until(&self, section: &str, field: &str, value: &str) {
+        let is_so = try_until(PATIENCE, || self.info(section, field).as_deref() == Some(value));
+        assert!(is_so, "{field} does not become {value}");
     }
 
     /// How often the server carried a command out since `CONFIG RESETSTAT`.
@@ -170,9 +253,15 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn start() -> Self {
-        let timeout = NODE_TIMEOUT.as_millis().to_string();
-        let settings = [("cluster-enabled", "yes"), ("cluster-node-timeout", timeout.as_str())];
-        let nodes: Vec<Server> = (0..6).map(|_| Server::start_at(free_port(), &settings)).collect();
+        Self::of((0..6).map(|_| Self::start_node()).collect())
+    }
+
+    /// One that speaks TLS, to clients and between its nodes.
+    pub(crate) fn start_tls(tls: &Tls) -> Self {
+        Self::of((0..6).map(|_| Self::start_node_with(&[("tls-cluster", "yes")], Some(tls.clone()))).collect())
+    }
+
+    fn of(nodes: Vec<Server>) -> Self {
         for node in &nodes {
             node.wait_until_it_answers();
         }
@@ -180,11 +269,22 @@ impl Cluster {
         let mut create = vec!["--cluster", "create"];
         create.extend(addresses.iter().map(String::as_str));
         create.extend(["--cluster-replicas", "1", "--cluster-yes"]);
-        let told = cli(nodes[0].port, &create);
+        let told = nodes[0].cli(&create);
         assert!(told.contains("All 16384 slots covered"), "{told}");
         let cluster = Self { nodes };
         cluster.wait_until_whole();
         cluster
+    }
+
+    /// A node that belongs to no cluster yet, and may not answer yet.
+    pub(crate) fn start_node() -> Server {
+        Self::start_node_with(&[], None)
+    }
+
+    fn start_node_with(settings: &[(&str, &str)], tls: Option<Tls>) -> Server {
+        let timeout = NODE_TIMEOUT.as_millis().to_string();
+        let ours = [("cluster-enabled", "yes"), ("cluster-node-timeout", timeout.as_str())];
+        Server::start_at(free_port(), &[&ours, settings].concat(), tls)
     }
 
     /// The one that tests share who do it no harm.
@@ -206,6 +306,12 @@ impl Cluster {
             })
         });
         assert!(whole, "the cluster does not become whole: {}", self.nodes[0].cli(&["CLUSTER", "NODES"]));
+        // A replica is called online before it has what was written while it was on its way.
+        let offset = |node: &Server| node.info("replication", "master_repl_offset").unwrap().parse::<u64>().unwrap();
+        for master in self.masters() {
+            let (written, replica) = (offset(&self.nodes[master]), &self.nodes[self.replica_of(master)]);
+            assert!(try_until(PATIENCE, || offset(replica) >= written), "a replica does not catch up");
+        }
     }
 
     /// The nodes that are masters now, by their number here.
@@ -221,6 +327,34 @@ impl Cluster {
         self.nodes.iter().position(follows).unwrap()
     }
 
+    /// Kills a master and waits until its replica has taken over.
+    pub(crate) fn kill_master(&mut self, master: usize) {
+        let heir = self.replica_of(master);
+        self.nodes[master].kill();
+        self.wait_until_master(heir);
+    }
+
+    /// Waits until a node is a master.
+    pub(crate) fn wait_until_master(&self, heir: usize) {
+        let is_master = || self.nodes[heir].info("replication", "role").as_deref() == Some("master");
+        assert!(try_until(PATIENCE, is_master), "{}", self.nodes[heir].cli(&["CLUSTER", "NODES"]));
+    }
+
+    /// Moves so many slots with all they hold.
+    pub(crate) async fn move_slots(&self, from: usize, to: usize, count: usize) {
+        let (port, from, to, count) = (self.nodes[from].port, self.id(from), self.id(to), count.to_string());
+        let told = tokio::task::spawn_blocking(move || {
+            let node = address(port).to_string();
+            // redis-cli refuses while the nodes still tell each other of the move before.
+            let agreed = || !cli(port, &["--cluster", "check", &node]).contains("[ERR]");
+            assert!(try_until(PATIENCE, agreed), "the nodes do not agree");
+            let slots = ["--cluster-from", &from, "--cluster-to", &to, "--cluster-slots", &count, "--cluster-yes"];
+            cli(port, &[&["--cluster", "reshard", &node][..], &slots].concat())
+        });
+        let told = told.await.unwrap();
+        assert!(!told.contains("[ERR]") && told.contains("Moving slot"), "{told}");
+    }
+
     pub(crate) fn id(&self, index: usize) -> String {
         self.nodes[index].cli(&["CLUSTER", "MYID"]).trim().to_owned()
     }
@@ -230,6 +364,22 @@ impl Cluster {
         let cluster_addresses = self.nodes.iter().map(|node| address(node.port)).collect();
         Redis { cluster_mode: true, cluster_addresses, ..test_config() }
     }
+
+    /// The same as a router's settings.
+    pub(crate) fn settings(&self) -> Value {
+        let redis = self.config();
+        let nodes: Vec<String> = redis.cluster_addresses.iter().map(ToString::to_string).collect();
+        json!({"response_api": {
+            "store_backend": "redis",
+            "redis": {"cluster_mode": true, "cluster_addresses": nodes, "key_prefix": redis.key_prefix},
+        }})
+    }
+}
+
+fn directory(port: u16) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("responses-router-redis-{}-{port}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
 }
 
 fn test_config() -> Redis {

@@ -136,6 +136,8 @@ fn contradiction_names_the_line_and_column_of_a_value_in_it() {
         (&format!("{cluster}    db: 3\n"), "c.yaml:5:9: response_api.redis.db: must be 0 in cluster mode"),
         (cluster, "c.yaml:4:19: response_api.redis.cluster_mode: is true, so `cluster_addresses` must name a node"),
         (&format!("{cluster}    cluster_addresses: []\n"), "c.yaml:4:19: response_api.redis.cluster_mode: is true"),
+        // Whatever keeps the responses: the block is checked always.
+        ("response_api: {redis: {cluster_mode: true}}", "c.yaml:1:38: response_api.redis.cluster_mode: is true, so"),
         (
             "response_api:\n  redis:\n    cluster_mode: true\n    db: 1\n",
             "c.yaml:4:9: response_api.redis.db: must be 0 in cluster mode",
@@ -175,7 +177,6 @@ fn contradiction_names_the_line_and_column_of_a_value_in_it() {
 fn what_only_looks_like_a_contradiction_is_taken() {
     for text in [
         "server: {listen: '127.0.0.1:0', admin_listen: '127.0.0.1:0'}",
-        "response_api: {redis: {cluster_mode: true}}",
         "response_api: {redis: {cluster_mode: false, db: 3}}",
     ] {
         load(text).unwrap();

@@ -6,7 +6,7 @@
 //!   second; a crash may lose that second's refreshes, never a record. What is asked for in order takes effect in order, so
 //!   a child's acknowledged record stands behind refreshed parents.
 //! - An expired record is never returned, though its bytes are swept later. A refreshed record lives for at least the
-//!   time to live, and up to 1/32 longer: a chain in steady use then writes its ancestors' expiries rarely.
+//!   time to live, and what the refresh adds, and up to 1/32 longer: a chain in steady use then writes its ancestors' expiries rarely.
 //! - A deleted record is in no table any more. redb writes copies and frees pages, it does not wipe them: the old bytes stay
 //!   in free pages of the file until other records overwrite them. Where that matters, encrypt the disk.
 //! - Freed pages are used again; the file itself shrinks only where its end is free.
@@ -146,7 +146,12 @@ impl ResponseStore for DiskStore {
     }
 
     async fn load(&self, ids: &[ResponseId], touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
-        let (at, ttl) = (now(), self.ttl);
+        let at = now();
+        let longer = match touch {
+            Touch::Keep => None,
+            Touch::Refresh { longer } => Some(millis(longer)),
+        };
+        let due = longer.map(|longer| at.saturating_add(self.ttl).saturating_add(longer));
         let ids = ids.to_vec();
         let (records, to_refresh) = self
             .read(move |database| {
@@ -155,7 +160,7 @@ impl ResponseStore for DiskStore {
                 let mut records = Vec::with_capacity(ids.len());
                 for id in ids {
                     let found = snapshot.read(&id, at, |document, expiry| (Record::decode(&id, document), expiry))?;
-                    if found.as_ref().is_some_and(|(_, expiry)| *expiry < at.saturating_add(ttl)) {
+                    if found.as_ref().zip(due).is_some_and(|((_, expiry), due)| *expiry < due) {
                         to_refresh.push(id);
                     }
                     records.push(found.map(|(record, _)| record.map(Arc::new)).transpose());
@@ -163,9 +168,9 @@ impl ResponseStore for DiskStore {
                 Ok((records, to_refresh))
             })
             .await?;
-        if touch == Touch::Refresh && !to_refresh.is_empty() {
+        if let Some(longer) = longer.filter(|_| !to_refresh.is_empty()) {
             let bytes = to_refresh.len().saturating_mul(size_of::<ResponseId>() + 64);
-            self.enqueue(Operation::Refresh { ids: to_refresh }, bytes, at).await?;
+            self.enqueue(Operation::Refresh { ids: to_refresh, longer }, bytes, at).await?;
         }
         records.into_iter().collect()
     }

@@ -93,7 +93,7 @@ async fn what_expired_while_no_router_ran_is_gone() {
         tokio::time::sleep(ttl / 10).await;
     }
     let store = DiskStore::open(&directory.settings()).unwrap();
-    assert!(load(&store, 1, Touch::Refresh).await.unwrap().is_none());
+    assert!(load(&store, 1, Touch::Refresh { longer: Duration::ZERO }).await.unwrap().is_none());
     assert!(!store.delete(&ResponseId::from_bits(1)).await.unwrap());
     // Its id is free again.
     store.put(record(1, 7)).await.unwrap();
@@ -108,10 +108,10 @@ async fn a_use_of_an_old_record_starts_its_time_anew_and_a_second_one_need_not()
     let written = expiry(&store, 1).await.unwrap();
     eventually(async || (now() > written - millis(HOUR)).then_some(())).await;
     let used = now();
-    load(&store, 1, Touch::Refresh).await.unwrap();
+    load(&store, 1, Touch::Refresh { longer: Duration::ZERO }).await.unwrap();
     let refreshed = eventually(async || expiry(&store, 1).await.filter(|expiry| *expiry != written)).await;
     assert!(refreshed >= used + millis(HOUR) && refreshed <= now() + millis(HOUR) + millis(HOUR) / SLACK_DIVISOR);
-    load(&store, 1, Touch::Refresh).await.unwrap();
+    load(&store, 1, Touch::Refresh { longer: Duration::ZERO }).await.unwrap();
     // The queue keeps the order: after this put a refresh would show.
     store.put(record(2, 10)).await.unwrap();
     assert_eq!(expiry(&store, 1).await, Some(refreshed));
@@ -124,7 +124,7 @@ async fn a_refresh_is_kept_by_a_clean_end() {
     store.put(record(1, 10)).await.unwrap();
     let written = expiry(&store, 1).await.unwrap();
     eventually(async || (now() > written - millis(HOUR)).then_some(())).await;
-    load(&store, 1, Touch::Refresh).await.unwrap();
+    load(&store, 1, Touch::Refresh { longer: Duration::ZERO }).await.unwrap();
     drop(store);
     let store = DiskStore::open(&directory.settings()).unwrap();
     assert!(expiry(&store, 1).await.unwrap() > written);

@@ -42,7 +42,7 @@ const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 pub(super) enum Operation {
     Put { id: ResponseId, document: Vec<u8>, reply: oneshot::Sender<Result<(), StoreError>> },
     Delete { id: ResponseId, reply: oneshot::Sender<bool> },
-    Refresh { ids: Vec<ResponseId> },
+    Refresh { ids: Vec<ResponseId>, longer: Millis },
 }
 
 /// An operation on its way.
@@ -218,9 +218,10 @@ impl Writer {
                     let _ = reply.send(existed);
                 }))
             }
-            Operation::Refresh { ids } => {
+            Operation::Refresh { ids, longer } => {
+                let expiry = expiry.saturating_add(longer).saturating_add(slack);
                 for id in &ids {
-                    tables.refresh(id, at, expiry.saturating_add(slack))?;
+                    tables.refresh(id, at, expiry)?;
                 }
                 Ok(Box::new(move || drop(permit)))
             }

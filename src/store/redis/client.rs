@@ -2,30 +2,18 @@
 //!
 //! The settings that fred's defects force upon us stand here, each with its reason; see the module's doc.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use fred::clients::Client;
-use fred::rustls::crypto::ring;
-use fred::rustls::pki_types::pem::PemObject;
-use fred::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use fred::rustls::{self, ClientConfig, RootCertStore};
-use fred::rustls_native_certs::load_native_certs;
 use fred::types::Builder;
-use fred::types::config::{
-    ClusterDiscoveryPolicy, Config, ReconnectPolicy, Server, ServerConfig, TlsConfig, TlsConnector, TlsHostMapping,
-};
+use fred::types::config::{Config, ReconnectPolicy, Server, ServerConfig};
 use secrecy::ExposeSecret;
 
+use super::slots::Naming;
+use super::tls::tls;
 use crate::config::{Redis, RedisAddress, RedisServer};
-
-/// A cluster client answers nobody while it dials a dead node, so it must not take long to give up.
-const LONGEST_CLUSTER_DIAL: Duration = Duration::from_secs(2);
-
-/// How long a cluster's node may take over the half dozen commands of a new connection, or over CLUSTER SLOTS: a hung
-/// node holds up the whole client for this long.
-const LONGEST_CLUSTER_HANDSHAKE: Duration = Duration::from_secs(1);
 
 /// Why no client can be made of the config, whether or not there is a server.
 #[derive(Debug, thiserror::Error)]
@@ -49,69 +37,85 @@ pub enum RedisConfigError {
 }
 
 /// Makes clients of one kind; none is connected yet.
-#[derive(Clone)]
 pub(super) struct Clients {
     builder: Builder,
+    /// Nodes of the cluster to begin with; none if it is not a cluster.
+    seeds: Vec<Server>,
+    naming: Naming,
 }
 
 impl Clients {
     /// `longest_command` ends a command that names no deadline of its own.
     pub(super) fn new(redis: &Redis, longest_command: Duration) -> Result<Self, RedisConfigError> {
+        let server = server(redis);
+        // Whom Sentinels name may change, and so may the Sentinels: fred keeps count of them. Any other client is one
+        // connection, which ends with the first error, and those who wait for an answer learn of it.
+        let reconnects = matches!(server, ServerConfig::Sentinel { .. });
         let mut builder = Builder::from_config(Config {
-            // Otherwise a server that is not there yet ends the client for good.
-            fail_fast: false,
+            fail_fast: !reconnects,
             username: redis.username.clone(),
             password: redis.password.as_ref().map(|password| password.expose_secret().to_owned()),
-            server: server(redis),
+            server,
             database: (redis.db != 0).then_some(redis.db),
             tls: redis.tls_enabled.then(|| tls(redis)).transpose()?,
             ..Config::default()
         });
         builder.with_connection_config(|connection| {
-            let (dial, handshake) = if redis.cluster_mode {
-                (redis.dial_timeout.min(LONGEST_CLUSTER_DIAL), LONGEST_CLUSTER_HANDSHAKE)
-            } else {
-                (redis.dial_timeout, redis.dial_timeout)
-            };
-            connection.connection_timeout = dial;
-            connection.internal_command_timeout = handshake;
-            connection.max_command_attempts = redis.max_retries.saturating_add(1);
-            // Defect 1: following ASK crosses replies. Our own retries follow the slot map that MOVED refreshes.
+            connection.connection_timeout = redis.dial_timeout;
+            connection.internal_command_timeout = redis.dial_timeout;
+            connection.max_command_attempts = if reconnects { redis.max_retries.saturating_add(1) } else { 1 };
+            // Defect 1: following ASK crosses replies. Redirections are followed in `command.rs`.
             connection.max_redirections = 0;
-            // Defect 3: a bound here hangs the client after its first rejection. Ours is in `admission.rs`.
+            // Defect 3: a bound here hangs the client after its first rejection. Ours are in `node.rs` and `command.rs`.
             connection.max_command_buffer_len = 0;
             connection.tcp.nodelay = Some(true);
         });
         builder.with_performance_config(|performance| performance.default_command_timeout = longest_command);
-        // For ever: an end of the attempts ends the client. The first attempt waits for the first delay too.
-        builder.set_policy(ReconnectPolicy::Exponential {
-            attempts: 0,
-            max_attempts: 0,
-            min_delay: 10,
-            max_delay: 300,
-            base: 2,
-            jitter: 10,
-        });
-        Ok(Self { builder })
+        if reconnects {
+            // For ever: an end of the attempts ends the client. The first attempt waits for the first delay too.
+            builder.set_policy(ReconnectPolicy::Exponential {
+                attempts: 0,
+                max_attempts: 0,
+                min_delay: 10,
+                max_delay: 300,
+                base: 2,
+                jitter: 10,
+            });
+        }
+        let seeds: Vec<_> = redis.cluster_addresses.iter().filter(|_| redis.cluster_mode).map(host).collect();
+        // CLUSTER SLOTS tells addresses where certificates have names. If the config knows the cluster by names only, the
+        // name of the node that told them is the best there is; names that the cluster announces win over both.
+        let named = |seed: &Server| seed.host.parse::<IpAddr>().is_err();
+        let naming = if seeds.iter().all(named) { Naming::Teller } else { Naming::Address };
+        Ok(Self { builder, seeds, naming })
     }
 
-    pub(super) fn make(&self) -> Result<Client, fred::error::Error> {
-        self.builder.build()
+    /// A client for one node of the cluster, or as the config says.
+    pub(super) fn make(&self, node: Option<&Server>) -> Result<Client, fred::error::Error> {
+        let Some(node) = node else { return self.builder.build() };
+        let mut builder = self.builder.clone();
+        builder.with_config(|config| config.server = ServerConfig::Centralized { server: node.clone() });
+        builder.build()
     }
 
     pub(super) fn is_clustered(&self) -> bool {
-        self.builder.get_config().is_some_and(|config| matches!(config.server, ServerConfig::Clustered { .. }))
+        !self.seeds.is_empty()
+    }
+
+    pub(super) fn seeds(&self) -> &[Server] {
+        &self.seeds
+    }
+
+    pub(super) fn naming(&self) -> Naming {
+        self.naming
     }
 }
 
+/// Where the server is; of a cluster, any node.
 fn server(redis: &Redis) -> ServerConfig {
     let hosts = |addresses: &[RedisAddress]| addresses.iter().map(host).collect();
-    if redis.cluster_mode {
-        return ServerConfig::Clustered {
-            hosts: hosts(&redis.cluster_addresses),
-            // Nodes that were discovered count as much as the configured ones, which may all be gone one day.
-            policy: ClusterDiscoveryPolicy::UseCache,
-        };
+    if let (true, Some(seed)) = (redis.cluster_mode, redis.cluster_addresses.first()) {
+        return ServerConfig::Centralized { server: host(seed) };
     }
     if let Some(service_name) = &redis.sentinel_service {
         return ServerConfig::Sentinel {
@@ -131,63 +135,6 @@ fn host(address: &RedisAddress) -> Server {
     Server::new(address.host.clone(), address.port)
 }
 
-fn tls(redis: &Redis) -> Result<TlsConfig, RedisConfigError> {
-    let refused = |error: rustls::Error| RedisConfigError::Refused(error.to_string());
-    // Named, not taken from the process' default, which another library may have set or left ambiguous.
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(refused)?
-        .with_root_certificates(roots(redis.tls_ca_path.as_deref())?);
-    let config = match (&redis.tls_cert_path, &redis.tls_key_path) {
-        (Some(certificate), Some(key)) => {
-            let chain = certificates("tls_cert_path", certificate)?;
-            let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable("tls_key_path", key, error))?;
-            builder.with_client_auth_cert(chain, key).map_err(refused)?
-        }
-        _ => builder.with_no_client_auth(),
-    };
-    // CLUSTER SLOTS tells addresses where certificates have names. If the config knows the cluster by names only, the
-    // name of the node that told them is the best there is; names that the cluster announces win over both.
-    let named = |address: &RedisAddress| address.host.parse::<std::net::IpAddr>().is_err();
-    let hostnames = if redis.cluster_mode && redis.cluster_addresses.iter().all(named) {
-        TlsHostMapping::DefaultHost
-    } else {
-        TlsHostMapping::None
-    };
-    Ok(TlsConfig { connector: TlsConnector::from(config), hostnames })
-}
-
-fn roots(ca: Option<&Path>) -> Result<RootCertStore, RedisConfigError> {
-    let mut roots = RootCertStore::empty();
-    if let Some(ca) = ca {
-        for certificate in certificates("tls_ca_path", ca)? {
-            roots.add(certificate).map_err(|error| unusable("tls_ca_path", ca, error))?;
-        }
-        return Ok(roots);
-    }
-    let system = load_native_certs();
-    roots.add_parsable_certificates(system.certs);
-    if roots.is_empty() {
-        let errors = system.errors.iter().map(ToString::to_string).collect::<Vec<_>>();
-        return Err(RedisConfigError::NoRoots(errors.join(", ")));
-    }
-    Ok(roots)
-}
-
-/// At least one certificate.
-fn certificates(key: &'static str, file: &Path) -> Result<Vec<CertificateDer<'static>>, RedisConfigError> {
-    let certificates: Vec<_> =
-        CertificateDer::pem_file_iter(file).and_then(Iterator::collect).map_err(|error| unusable(key, file, error))?;
-    if certificates.is_empty() {
-        return Err(unusable(key, file, "it holds no certificate"));
-    }
-    Ok(certificates)
-}
-
-fn unusable(key: &'static str, file: &Path, reason: impl ToString) -> RedisConfigError {
-    RedisConfigError::Pem { key, file: file.to_owned(), reason: reason.to_string() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,13 +145,22 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_defects_force_upon_us_is_set() {
-        let redis = Redis { cluster_mode: true, max_retries: 7, ..Redis::default() };
-        let client = clients(&redis).unwrap().make().unwrap();
         use fred::interfaces::ClientLike as _;
+        let seed = "10.0.0.1:7000".parse().unwrap();
+        let cluster = Redis { cluster_mode: true, cluster_addresses: vec![seed], ..Redis::default() };
+        let node = Server::new_with_tls("10.0.0.2", 7001, Some("b.example".to_owned()));
+        let client = clients(&cluster).unwrap().make(Some(&node)).unwrap();
         let connection = client.connection_config();
         assert_eq!((connection.max_redirections, connection.max_command_buffer_len), (0, 0));
-        assert_eq!(connection.max_command_attempts, 8);
-        assert_eq!(connection.connection_timeout, LONGEST_CLUSTER_DIAL);
+        assert_eq!(connection.max_command_attempts, 1);
+        let config = client.client_config();
+        assert!(config.fail_fast && client.client_reconnect_policy().is_none());
+        let ServerConfig::Centralized { server } = config.server else { panic!("{:?}", config.server) };
+        assert_eq!(server.tls_server_name.as_deref(), Some("b.example"));
+
+        let sentinels = Redis { sentinel_service: Some("mymaster".to_owned()), max_retries: 7, ..Redis::default() };
+        let client = clients(&sentinels).unwrap().make(None).unwrap();
+        assert_eq!(client.connection_config().max_command_attempts, 8);
         assert!(!client.client_config().fail_fast);
         assert_eq!(client.client_reconnect_policy().unwrap().max_attempts(), 0);
     }

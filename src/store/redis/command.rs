@@ -5,18 +5,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike as _, KeysInterface as _};
+use fred::interfaces::{ClientLike as _, KeysInterface};
 use fred::types::config::Options;
 use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
+use fred::util::redis_keyslot;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::failure::{self, Failure};
 use super::link::Link;
+use super::node::{Lane, Node};
 use super::pool::Pool;
 use crate::store::StoreError;
-
-/// What a client under load carries at once without queueing for long; `pool_size` counts in these.
-pub(super) const IN_FLIGHT_PER_POOL_SIZE: usize = 128;
 
 /// The unit of the byte budget.
 const BUDGET_UNIT_BYTES: usize = 1024;
@@ -52,11 +51,28 @@ pub(super) trait Attempt: Sync {
     /// What the server answers.
     type Reply: Send;
 
+    /// The connections that it goes by.
+    const LANE: Lane;
+
+    /// The key that it is about.
+    fn key(&self) -> &str;
+
     /// Whether carrying it out twice is the same as once.
     fn is_repeatable(&self) -> bool;
 
-    /// Sends it once and waits for the answer, but not longer than `left`.
-    fn send(&self, link: &Link, left: Duration) -> impl Future<Output = Result<Self::Reply, Error>> + Send;
+    /// Sends it once and waits for the answer, but not longer than `left`. A node that is being given the key's slot
+    /// answers only who says ASKING before.
+    fn send(
+        &self,
+        link: &Link,
+        asking: bool,
+        left: Duration,
+    ) -> impl Future<Output = Result<Self::Reply, Error>> + Send;
+}
+
+/// Makes a node answer the next command on the connection for a slot that it is being given.
+pub(super) fn asking() -> CustomCommand {
+    CustomCommand::new_static("ASKING", ClusterHash::FirstKey, false)
 }
 
 /// A command and the longest that one attempt may take.
@@ -65,17 +81,8 @@ struct Once<'a> {
     longest: Duration,
 }
 
-impl Attempt for Once<'_> {
-    type Reply = Value;
-
-    /// A second removal would say that there was nothing.
-    fn is_repeatable(&self) -> bool {
-        !matches!(self.command, Command::Remove { .. })
-    }
-
-    async fn send(&self, link: &Link, left: Duration) -> Result<Value, Error> {
-        let max_attempts = if self.is_repeatable() { None } else { Some(1) };
-        let client = link.with(&Options { timeout: Some(left.min(self.longest)), max_attempts, ..Options::default() });
+impl Once<'_> {
+    async fn send_by<C: KeysInterface>(&self, client: &C) -> Result<Value, Error> {
         match self.command {
             Command::Read { key } => client.get(key).await,
             Command::ReadAndTouch { key, ttl_seconds } => {
@@ -91,93 +98,135 @@ impl Attempt for Once<'_> {
     }
 }
 
+impl Attempt for Once<'_> {
+    type Reply = Value;
+
+    const LANE: Lane = Lane::Common;
+
+    fn key(&self) -> &str {
+        match self.command {
+            Command::Read { key }
+            | Command::ReadAndTouch { key, .. }
+            | Command::Create { key, .. }
+            | Command::Remove { key } => key,
+        }
+    }
+
+    /// A second removal would say that there was nothing.
+    fn is_repeatable(&self) -> bool {
+        !matches!(self.command, Command::Remove { .. })
+    }
+
+    async fn send(&self, link: &Link, asking: bool, left: Duration) -> Result<Value, Error> {
+        let timeout = left.min(self.longest);
+        let max_attempts = if self.is_repeatable() { None } else { Some(1) };
+        let options = Options { timeout: Some(timeout), max_attempts, ..Options::default() };
+        if !asking {
+            return self.send_by(&link.with(&options)).await;
+        }
+        let pipeline = link.client().pipeline().with_options(&options);
+        let both = async {
+            let _: Value = pipeline.custom(self::asking(), Vec::<Value>::new()).await?;
+            let _: Value = self.send_by(&pipeline).await?;
+            let (_, reply): (Value, Value) = pipeline.all().await?;
+            Ok(reply)
+        };
+        within(timeout, both).await
+    }
+}
+
+impl Command {
+    /// Sends it by this link, without a second attempt of ours.
+    pub(super) async fn send_once(&self, link: &Link, longest: Duration) -> Result<Value, Error> {
+        Once { command: self, longest }.send(link, false, longest).await
+    }
+}
+
+/// fred ends a pipeline by its client's own timeout only, the longest that any operation may take.
+pub(super) async fn within<T>(timeout: Duration, pipeline: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::time::timeout(timeout, pipeline)
+        .await
+        .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "Request timed out.")))
+}
+
 /// Sends commands within bounds.
 pub(super) struct Commands {
     pool: Arc<Pool>,
-    in_flight: Semaphore,
-    most_in_flight: usize,
     budget: Semaphore,
     budget_units: usize,
     read_timeout: Duration,
     write_timeout: Duration,
 }
 
-/// Room for commands. Kept until the last of them has ended.
-pub(super) struct Room<'a>(#[expect(dead_code, reason = "held")] [SemaphorePermit<'a>; 2]);
+/// Room for a value. Kept until the last of its commands has ended.
+pub(super) struct Room<'a>(#[expect(dead_code, reason = "held")] SemaphorePermit<'a>);
 
 impl Commands {
     pub(super) fn new(
         pool: Arc<Pool>,
-        most_in_flight: usize,
         max_pending_bytes: usize,
         read_timeout: Duration,
         write_timeout: Duration,
     ) -> Self {
-        let most_in_flight = most_in_flight.clamp(1, Semaphore::MAX_PERMITS);
         let budget_units = max_pending_bytes.div_ceil(BUDGET_UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
-        Self {
-            pool,
-            in_flight: Semaphore::new(most_in_flight),
-            most_in_flight,
-            budget: Semaphore::new(budget_units),
-            budget_units,
-            read_timeout,
-            write_timeout,
-        }
+        Self { pool, budget: Semaphore::new(budget_units), budget_units, read_timeout, write_timeout }
     }
 
-    pub(super) fn link(&self) -> Arc<Link> {
-        self.pool.next()
-    }
-
-    /// Waits for room: fred has no bound of its own that works (defect 3), and keeps what it has queued through an
-    /// outage of Redis. More than there is at all counts as all of it.
-    pub(super) async fn room(&self, commands: usize, bytes: usize, deadline: Instant) -> Result<Room<'_>, StoreError> {
-        let narrow = |units: usize, most: usize| u32::try_from(units.min(most)).unwrap_or(u32::MAX);
-        let both = async {
-            let budget = narrow(bytes.div_ceil(BUDGET_UNIT_BYTES), self.budget_units);
-            let budget = self.budget.acquire_many(budget).await?;
-            let in_flight = self.in_flight.acquire_many(narrow(commands, self.most_in_flight)).await?;
-            Ok::<_, tokio::sync::AcquireError>(Room([budget, in_flight]))
-        };
-        match tokio::time::timeout_at(deadline.into(), both).await {
-            Ok(Ok(room)) => Ok(room),
+    /// Waits for room for so many bytes; more than there is at all count as all of it.
+    pub(super) async fn room(&self, bytes: usize, deadline: Instant) -> Result<Room<'_>, StoreError> {
+        let units = bytes.div_ceil(BUDGET_UNIT_BYTES).min(self.budget_units);
+        let permits = self.budget.acquire_many(u32::try_from(units).unwrap_or(u32::MAX));
+        match tokio::time::timeout_at(deadline.into(), permits).await {
+            Ok(Ok(permits)) => Ok(Room(permits)),
             Ok(Err(_)) => Err(StoreError::Unavailable("the store is closed".to_owned())),
             Err(_) => Err(StoreError::Unavailable("too many commands are under way".to_owned())),
         }
     }
 
-    /// Sends a command by this client, and by others if it has to be sent again.
-    pub(super) async fn run(&self, link: Arc<Link>, command: &Command, deadline: Instant) -> Result<Value, StoreError> {
+    /// Sends a command; those of one turn go out together.
+    pub(super) async fn run(&self, turn: usize, command: &Command, deadline: Instant) -> Result<Value, StoreError> {
         let longest = match command {
             Command::Read { .. } | Command::ReadAndTouch { .. } => self.read_timeout,
             Command::Create { .. } | Command::Remove { .. } => self.write_timeout,
         };
-        retrying(&self.pool, link, &Once { command, longest }, deadline).await
+        retrying(&self.pool, turn, &Once { command, longest }, deadline).await
     }
 }
 
 /// Tries until it succeeds, cannot, or the deadline has passed.
 pub(super) async fn retrying<A: Attempt>(
     pool: &Pool,
-    first: Arc<Link>,
+    mut turn: usize,
     attempt: &A,
     deadline: Instant,
 ) -> Result<A::Reply, StoreError> {
-    let mut link = first;
+    let slot = redis_keyslot(attempt.key().as_bytes());
     let mut pause = FIRST_PAUSE;
+    let mut asked: Option<Arc<Node>> = None;
     loop {
-        let result = tokio::select! {
-            result = attempt.send(&link, left(deadline)) => result,
-            () = link.ended() => Err(Error::new(ErrorKind::Canceled, "the client ended")),
+        let asking = asked.is_some();
+        let node = asked.take().or_else(|| pool.owner(slot));
+        let result = match node.as_ref().and_then(|node| Some((node, node.link(A::LANE, turn)?))) {
+            Some((node, link)) => {
+                let _room = node.room(deadline).await?;
+                let result = tokio::select! {
+                    result = attempt.send(&link, asking, left(deadline)) => result,
+                    () = link.ended() => Err(Error::new(ErrorKind::Canceled, "the connection ended")),
+                };
+                link.note(&result);
+                result
+            }
+            None => Err(failure::nowhere()),
         };
-        link.note(&result);
         let error = match result {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        let again = match failure::failure(&error, link.is_clustered()) {
-            Failure::NotYet => true,
+        let again = match failure::failure(&error, pool.is_clustered()) {
+            Failure::NotYet => {
+                asked = node.and_then(|node| pool.follow(error.details(), &node));
+                true
+            }
             Failure::Broken => attempt.is_repeatable(),
             Failure::Silent => {
                 pool.note_silence();
@@ -191,7 +240,7 @@ pub(super) async fn retrying<A: Attempt>(
         tracing::debug!(%error, "RedisStore: trying again");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
-        link = pool.next();
+        turn = turn.wrapping_add(1);
     }
 }
 

@@ -1,8 +1,8 @@
 //! Writes that count only when replicas have them (`min_replica_acks`).
 //!
 //! Redis acknowledges a write before its replicas have it; WAIT asks how many do. It answers for the writes of its own
-//! connection, and holds up what comes after it there, so such writes have clients of their own and each goes out with
-//! its WAIT in one pipeline. On any error both are sent again: a WAIT on a new connection, without a write before it,
+//! connection, and holds up what comes after it there, so such writes have connections of their own and each goes out
+//! with its WAIT in one pipeline. On any error both are sent again: a WAIT on a new connection, without a write before it,
 //! would say yes to anything.
 
 use std::sync::Arc;
@@ -10,20 +10,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fred::error::{Error, ErrorKind};
+use fred::error::Error;
 use fred::interfaces::{ClientLike as _, KeysInterface as _};
 use fred::types::config::Options;
 use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
-use fred::util::redis_keyslot;
 
-use super::command::{Attempt, retrying};
+use super::command::{self, Attempt, retrying, within};
 use super::link::Link;
+use super::node::Lane;
 use super::pool::Pool;
 use crate::config::OnMissingAcks;
 use crate::store::StoreError;
 
-/// How many clients; others wait behind the WAIT of a shard that has lost its replica.
-pub(super) const CLIENTS: usize = 4;
+/// How many connections to each node; others wait behind the WAIT of a shard that has lost its replica.
+pub(super) const CONNECTIONS: usize = 4;
 
 /// How long replicas may take, where a write without them fails.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -73,26 +73,29 @@ enum Write<'a> {
 }
 
 impl Confirmed<'_> {
-    async fn pipeline(&self, link: &Link, timeout: Duration) -> Result<(Value, i64), Error> {
-        let options =
-            Options { timeout: Some(timeout), max_attempts: Some(1), max_redirections: Some(0), ..Options::default() };
+    async fn pipeline(&self, link: &Link, asking: bool, timeout: Duration) -> Result<(Value, i64), Error> {
+        let options = Options { timeout: Some(timeout), max_attempts: Some(1), ..Options::default() };
         let pipeline = link.client().pipeline().with_options(&options);
-        let key = match self.write {
+        if asking {
+            let _: Value = pipeline.custom(command::asking(), Vec::<Value>::new()).await?;
+        }
+        match self.write {
             Write::Create { key, value, ttl_seconds } => {
                 let expiration = Some(Expiration::EX(ttl_seconds));
                 let value = Value::Bytes(value.clone());
                 let _: Value = pipeline.set(key, value, expiration, Some(SetOptions::NX), false).await?;
-                key
             }
             Write::Touch { key, ttl_seconds } => {
                 let _: Value = pipeline.expire(key, ttl_seconds, None).await?;
-                key
             }
-        };
-        // To the owner of the key; `client.wait()` would go to any node.
-        let wait = CustomCommand::new_static("WAIT", ClusterHash::Custom(redis_keyslot(key.as_bytes())), false);
+        }
+        let wait = CustomCommand::new_static("WAIT", ClusterHash::FirstKey, false);
         let patience = i64::try_from(self.patience.min(timeout).as_millis()).unwrap_or(i64::MAX).max(1);
         let _: Value = pipeline.custom(wait, vec![i64::from(self.acks), patience]).await?;
+        if asking {
+            let (_, written, acks): (Value, Value, i64) = pipeline.all().await?;
+            return Ok((written, acks));
+        }
         pipeline.all().await
     }
 }
@@ -100,16 +103,21 @@ impl Confirmed<'_> {
 impl Attempt for Confirmed<'_> {
     type Reply = (Value, i64);
 
+    const LANE: Lane = Lane::Confirmed;
+
+    fn key(&self) -> &str {
+        match self.write {
+            Write::Create { key, .. } | Write::Touch { key, .. } => key,
+        }
+    }
+
     fn is_repeatable(&self) -> bool {
         true
     }
 
-    async fn send(&self, link: &Link, left: Duration) -> Result<(Value, i64), Error> {
+    async fn send(&self, link: &Link, asking: bool, left: Duration) -> Result<(Value, i64), Error> {
         let timeout = left.min(self.longest);
-        // fred ends a pipeline by its client's own timeout only, the longest that any operation may take.
-        tokio::time::timeout(timeout, self.pipeline(link, timeout))
-            .await
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "Request timed out.")))
+        within(timeout, self.pipeline(link, asking, timeout)).await
     }
 }
 
@@ -148,7 +156,7 @@ impl Durability {
             OnMissingAcks::Fail => PATIENCE,
         };
         let attempt = Confirmed { write, acks: self.acks, patience, longest: self.write_timeout };
-        retrying(&self.pool, self.pool.next(), &attempt, deadline).await
+        retrying(&self.pool, self.pool.turn(), &attempt, deadline).await
     }
 
     fn judge(&self, acks: i64) -> Result<(), StoreError> {

@@ -3,6 +3,7 @@
 use fred::interfaces::ClientLike as _;
 use fred::types::InfoKind;
 use fred::types::config::Options;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::link::Link;
@@ -10,13 +11,11 @@ use super::link::Link;
 /// How long a server may take to tell.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Asks every server that the client is connected to, and warns of what it finds.
-pub(super) async fn warn_of_full_memory(link: &Link) {
+/// Asks these servers, and warns of what it finds.
+pub(super) async fn warn_of_full_memory(links: Vec<Arc<Link>>) {
     let mut told = Vec::new();
-    let servers = if link.is_clustered() { link.client().active_connections() } else { Vec::new() };
-    let nodes = servers.into_iter().map(Some).chain((!link.is_clustered()).then_some(None));
-    for cluster_node in nodes {
-        let options = Options { timeout: Some(PATIENCE), max_attempts: Some(1), cluster_node, ..Options::default() };
+    for link in links {
+        let options = Options { timeout: Some(PATIENCE), max_attempts: Some(1), ..Options::default() };
         let info: Result<String, _> = link.with(&options).info(Some(InfoKind::Memory)).await;
         match info {
             Ok(info) => match warning(&info) {

@@ -7,7 +7,7 @@ use crate::store::StoreError;
 /// What may be done after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// The server did not carry the command out and will soon, or another one will: any command may be sent again.
+    /// The command was not carried out and will soon be, here or by another node: any command may be sent again.
     NotYet,
     /// The connection broke: the command may have been carried out, or not.
     Broken,
@@ -18,10 +18,13 @@ pub(super) enum Failure {
 }
 
 /// What servers say when they refuse a command for the moment.
-const NOT_YET: [&str; 7] = ["ASK", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "TRYAGAIN", "BUSY"];
+const NOT_YET: [&str; 4] = ["ASK", "MASTERDOWN", "TRYAGAIN", "BUSY"];
 
-/// fred's word for a redirection with `max_redirections` at 0. It has refreshed its slot map if that was MOVED.
-const REDIRECTED: &str = "Too many redirections.";
+/// What they say that ends fred's connection: it is told to all who wait on it, whose commands may have been carried out.
+const BREAKING: [&str; 3] = ["CLUSTERDOWN", "LOADING", "READONLY"];
+
+/// There is no connection to send by.
+const NOWHERE: &str = "no connection to the server";
 
 /// fred's words for a command that it gave up on, or that was with a client that ended.
 const GIVEN_UP: [&str; 4] = [
@@ -31,16 +34,21 @@ const GIVEN_UP: [&str; 4] = [
     "channel closed",
 ];
 
+pub(super) fn nowhere() -> Error {
+    Error::new(ErrorKind::Routing, NOWHERE)
+}
+
 pub(super) fn failure(error: &Error, clustered: bool) -> Failure {
     let details = error.details();
     let word = details.split_whitespace().next().unwrap_or_default();
-    if details == REDIRECTED || NOT_YET.contains(&word) {
+    if details == NOWHERE || NOT_YET.contains(&word) {
         return Failure::NotYet;
     }
     if word == "MOVED" {
         return if clustered { Failure::NotYet } else { Failure::Final };
     }
     match error.kind() {
+        _ if BREAKING.contains(&word) => Failure::Broken,
         ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Routing | ErrorKind::Tls | ErrorKind::Sentinel => {
             Failure::Broken
         }
@@ -52,7 +60,7 @@ pub(super) fn failure(error: &Error, clustered: bool) -> Failure {
     }
 }
 
-/// Whether it was a server that answered, so that the client is well.
+/// Whether it was a server that answered, so that the connection is well.
 pub(super) fn is_answer(error: &Error, clustered: bool) -> bool {
     matches!(failure(error, clustered), Failure::NotYet | Failure::Final)
 }
@@ -68,6 +76,10 @@ pub(super) fn store_error(error: &Error) -> StoreError {
         ErrorKind::Cluster if error.is_moved() => {
             StoreError::Unavailable("the server is part of a cluster, set cluster_mode".to_owned())
         }
+        _ if error.details().starts_with("ERR unknown command") => StoreError::Unavailable(format!(
+            "Redis is too old or has a command taken away, 6.2 or later with GETEX is needed: {}",
+            error.details()
+        )),
         // OOM, NOREPLICAS, MISCONF, NOAUTH, NOPERM and what else a server may say.
         _ => StoreError::Unavailable(error.details().to_owned()),
     }
@@ -80,11 +92,11 @@ mod tests {
     #[test]
     fn refusals_of_the_moment_are_tried_again_and_others_are_not() {
         for (kind, details, expected) in [
-            (ErrorKind::Routing, REDIRECTED, Failure::NotYet),
-            (ErrorKind::Cluster, "CLUSTERDOWN The cluster is down", Failure::NotYet),
+            (ErrorKind::Routing, NOWHERE, Failure::NotYet),
+            (ErrorKind::Cluster, "CLUSTERDOWN The cluster is down", Failure::Broken),
             (ErrorKind::Cluster, "ASK 1 h:1", Failure::NotYet),
-            (ErrorKind::Unknown, "LOADING Redis is loading the dataset in memory", Failure::NotYet),
-            (ErrorKind::Unknown, "READONLY You can't write against a read only replica.", Failure::NotYet),
+            (ErrorKind::Unknown, "LOADING Redis is loading the dataset in memory", Failure::Broken),
+            (ErrorKind::Unknown, "READONLY You can't write against a read only replica.", Failure::Broken),
             (ErrorKind::IO, "Connection closed.", Failure::Broken),
             (ErrorKind::Canceled, "Canceled.", Failure::Broken),
             (ErrorKind::Unknown, "Too many failed write attempts.", Failure::Broken),

@@ -1,76 +1,115 @@
-//! One fred client and what is known of its health.
+//! One fred client and what is known of its health: a connection, except with Sentinel.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use fred::clients::{Client, WithOptions};
-use fred::error::Error;
+use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike as _, ClusterInterface as _, EventInterface as _};
-use fred::types::ClusterHash;
-use fred::types::config::Options;
-use futures_util::future::join_all;
+use fred::types::Value;
+use fred::types::config::{Options, Server};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::client::Clients;
+use super::command::Command;
 use super::failure::{self, Failure};
 
 /// How long a probe may take.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// As many probes at once as a small cluster has masters: a client that reaches one of them is well.
-const PROBES: u16 = 3;
+/// The last sign of life of a server, or of any of many.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    born: Instant,
+    /// Milliseconds since `born`, 0 for never.
+    last: AtomicU64,
+}
 
-/// The slots of a cluster.
-const SLOTS: u16 = 16_384;
+impl Pulse {
+    pub(super) fn new() -> Self {
+        Self { born: Instant::now(), last: AtomicU64::new(0) }
+    }
 
-/// A client, its task and its last sign of life. Dropping it does not end the task, [`Link::stop`] does.
+    fn beat(&self) {
+        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        if self.last.load(Ordering::Relaxed) < now {
+            self.last.fetch_max(now, Ordering::Relaxed);
+        }
+    }
+
+    /// For how long there has been none; before the first, since this was made.
+    pub(super) fn silence(&self) -> Duration {
+        self.born.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
+    }
+
+    pub(super) fn has_beaten(&self) -> bool {
+        self.last.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// A client that is connected. Dropping it does not end its task, [`Link::stop`] does.
 pub(super) struct Link {
     client: Client,
     clustered: bool,
-    born: Instant,
-    /// Milliseconds since `born` at the last reply of a server.
-    answered: AtomicU64,
-    probing: AtomicBool,
+    pulse: Pulse,
+    everyones: Arc<Pulse>,
     stop: CancellationToken,
     /// The client's task is over; its commands will never be answered.
     ended: CancellationToken,
 }
 
 impl Link {
-    /// A client that begins to connect, and keeps at it. `stop` ends it from outside.
-    pub(super) fn start(clients: &Clients, stop: CancellationToken, tasks: &TaskTracker) -> Result<Arc<Self>, Error> {
-        let client = clients.make()?;
-        let link = Arc::new(Self {
-            clustered: clients.is_clustered(),
-            born: Instant::now(),
-            answered: AtomicU64::new(0),
-            probing: AtomicBool::new(false),
-            stop,
-            ended: CancellationToken::new(),
-            client,
-        });
-        let mut errors = link.client.error_rx();
-        let mut task = link.client.connect();
-        let (stop, ended) = (link.stop.clone(), link.ended.clone());
-        tasks.spawn(async move {
+    /// Connects to a node of a cluster, or as the config says. `stop` ends the link, and the attempt.
+    pub(super) async fn dial(
+        clients: &Clients,
+        server: Option<&Server>,
+        everyones: Arc<Pulse>,
+        stop: CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Result<Arc<Self>, Error> {
+        let client = clients.make(server)?;
+        let (mut errors, reconnects) = (client.error_rx(), client.client_reconnect_policy().is_some());
+        let task = {
+            let connected = client.wait_for_connect();
+            tokio::pin!(connected);
+            // The first poll subscribes, so that what the task tells right after its start is heard.
+            let mut task = AbortOnDropHandle::new(tokio::select! {
+                biased;
+                _ = &mut connected => return Err(canceled()),
+                () = std::future::ready(()) => client.connect(),
+            });
+            let mut told = false;
             loop {
                 tokio::select! {
-                    // Defect 2: an error ends the client's task, and nothing starts it again.
-                    result = &mut task => {
-                        tracing::warn!(?result, "RedisStore: a client ended");
-                        break;
+                    result = &mut connected => break result?,
+                    result = &mut task => return Err(result?.err().unwrap_or_else(canceled)),
+                    // Behind Sentinels fred tries on by itself.
+                    Ok((error, _)) = errors.recv(), if !told && reconnects => {
+                        told = true;
+                        tracing::warn!(%error, "RedisStore: no connection, trying on");
                     }
-                    () = stop.cancelled() => {
-                        task.abort();
-                        break;
-                    }
-                    Ok((error, server)) = errors.recv() => {
-                        let server = server.map(|server| server.to_string());
-                        tracing::debug!(%error, server, "RedisStore: a connection failed");
-                    }
+                    () = stop.cancelled() => return Err(canceled()),
                 }
+            }
+            task
+        };
+        let link = Arc::new(Self {
+            client,
+            clustered: clients.is_clustered(),
+            pulse: Pulse::new(),
+            everyones,
+            stop,
+            ended: CancellationToken::new(),
+        });
+        link.beat();
+        let (stop, ended) = (link.stop.clone(), link.ended.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                result = task => tracing::debug!(?result, "RedisStore: a connection ended"),
+                // Drops the task, and so ends it.
+                () = stop.cancelled() => {}
             }
             ended.cancel();
         });
@@ -86,22 +125,19 @@ impl Link {
         !self.ended.is_cancelled() && self.client.is_connected()
     }
 
-    pub(super) fn has_ended(&self) -> bool {
-        self.ended.is_cancelled()
-    }
-
     /// Returns when the client's task is over.
     pub(super) async fn ended(&self) {
         self.ended.cancelled().await;
     }
 
-    /// When a server answered last; before the first time, when the client was made.
-    pub(super) fn answered_at(&self) -> Instant {
-        self.born + Duration::from_millis(self.answered.load(Ordering::Relaxed))
+    /// For how long the server has not answered.
+    pub(super) fn silence(&self) -> Duration {
+        self.pulse.silence()
     }
 
-    pub(super) fn has_answered(&self) -> bool {
-        self.answered.load(Ordering::Relaxed) > 0
+    fn beat(&self) {
+        self.pulse.beat();
+        self.everyones.beat();
     }
 
     /// Takes note of how a command ended.
@@ -111,13 +147,8 @@ impl Link {
             Err(error) => failure::is_answer(error, self.clustered),
         };
         if answered {
-            let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-            self.answered.fetch_max(now, Ordering::Relaxed);
+            self.beat();
         }
-    }
-
-    pub(super) fn is_clustered(&self) -> bool {
-        self.clustered
     }
 
     pub(super) fn with(&self, options: &Options) -> WithOptions<Client> {
@@ -128,37 +159,37 @@ impl Link {
         &self.client
     }
 
-    /// Asks servers for a sign of life and takes note of it; says how many gave none in time. Does nothing while another
-    /// probe is under way.
-    pub(super) async fn probe(&self) -> u32 {
-        if self.probing.swap(true, Ordering::Relaxed) {
-            return 0;
-        }
-        let first = rand::random_range(0..SLOTS);
-        let probes = (0..if self.clustered { PROBES } else { 1 }).map(|number| async move {
-            let slot = (first + number * (SLOTS / PROBES)) % SLOTS;
-            let answer = self.ping(slot).await;
-            self.note(&answer);
-            u32::from(answer.is_err_and(|error| failure::failure(&error, self.clustered) == Failure::Silent))
-        });
-        let silent = join_all(probes).await.into_iter().sum();
-        self.probing.store(false, Ordering::Relaxed);
-        silent
+    /// Asks for a sign of life and takes note of it; whether the server gave none in time.
+    pub(super) async fn is_silent(&self) -> bool {
+        let answer = self.ping().await;
+        self.note(&answer);
+        answer.is_err_and(|error| failure::failure(&error, self.clustered) == Failure::Silent)
     }
 
-    /// One server's answer to PING, the owner's of this slot.
-    pub(super) async fn ping(&self, slot: u16) -> Result<(), Error> {
-        let cluster_hash = self.clustered.then_some(ClusterHash::Custom(slot));
-        let options = Options { timeout: Some(PROBE), max_attempts: Some(1), cluster_hash, ..Options::default() };
-        self.client.with_options(&options).ping::<fred::types::Value>(None).await.map(drop)
+    /// What the server says to a command that is sent to see whether it may be.
+    pub(super) async fn try_out(&self, command: &Command) -> Result<(), Error> {
+        let answer = command.send_once(self, PROBE).await;
+        self.note(&answer);
+        answer.map(drop)
     }
 
-    /// Makes the client ask again who owns which slots: a hung master is never noticed by itself (defect 4).
-    pub(super) async fn learn_cluster(&self) {
-        match tokio::time::timeout(PROBE * 3, self.client.sync_cluster()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "RedisStore: the slots could not be learnt"),
-            Err(_) => tracing::debug!("RedisStore: the slots could not be learnt in time"),
-        }
+    /// The server's answer to PING.
+    async fn ping(&self) -> Result<(), Error> {
+        self.with(&probing()).ping::<Value>(None).await.map(drop)
     }
+
+    /// What the server knows of its cluster.
+    pub(super) async fn cluster_slots(&self) -> Result<Value, Error> {
+        let answer = self.with(&probing()).cluster_slots().await;
+        self.note(&answer);
+        answer
+    }
+}
+
+fn probing() -> Options {
+    Options { timeout: Some(PROBE), max_attempts: Some(1), ..Options::default() }
+}
+
+fn canceled() -> Error {
+    Error::new(ErrorKind::Canceled, "the client ended")
 }

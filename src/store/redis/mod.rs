@@ -1,21 +1,23 @@
 //! Records in Redis: one server, one behind Sentinels, or a cluster. The only place that imports fred.
 //!
 //! A record lies under `{key_prefix}response:{id}` as one JSON document, written by one `SET … EX ttl NX`. All records of
-//! a load are asked for at once by one client, which pipelines them per node: a chain of any depth takes two dependent
-//! round trips, and `GETEX` starts their time to live anew in the same ones. Redis 6.2 or newer.
+//! a load are asked for at once, and fred pipelines them per node: a chain of any depth takes two dependent round trips,
+//! and `GETEX` starts their time to live anew in the same ones. Redis 6.2 or newer.
 //!
 //! # What fred 10.1.0 does, and what is done about it
 //! Each was reproduced on a real cluster and traced to fred's source; hence the exact pin.
 //! 1. Following ASK reads a reply off a connection that others' commands are on: replies shift, and a GET gets another
 //!    key's value. So fred follows no redirection ([`client`]), commands are sent again here ([`command`]), and a record
 //!    that carries another id than its key is refused (`Record::decode`).
-//! 2. An error can end a client's task for good, and fred's pool goes on using it. So clients are watched, probed and
-//!    replaced ([`pool`], [`link`]).
-//! 3. A bound on its queue hangs the client after the first rejection. So the bound is here ([`command`]).
-//! 4. A hung node is never noticed while there is traffic. So commands without answer make the clients ask for the
-//!    slots anew ([`pool`]).
-//! 5. While a client reconnects to one node it answers nobody. What waits longer than `breaker_seconds` for all clients
-//!    fails at once.
+//! 2. An error can end a client's task for good, and fred's pool goes on using it. So a client is one connection, which
+//!    ends with the first error and is made anew ([`link`], [`node`]).
+//! 3. A bound on its queue hangs the client after the first rejection. So the bounds are here ([`node`], [`command`]).
+//! 4. A hung node is never noticed while there is traffic. So connections that do not answer are probed ([`node`]).
+//! 5. While a cluster client reconnects to one node it answers nobody: with one master dead, the keys of all the others
+//!    stalled for as long as the failover took. So each node has clients of its own, and which node owns a key is known
+//!    here ([`pool`], [`topology`], [`slots`]). Only with Sentinel does fred reconnect by itself.
+//!
+//! What waits longer than `breaker_seconds` for all servers fails at once.
 //!
 //! Every operation runs in a task of its own, which holds its share of the bounds until the last of its commands has
 //! ended: a caller may be dropped, a command inside fred may not be forgotten.
@@ -27,7 +29,11 @@ mod durability;
 mod eviction;
 mod failure;
 mod link;
+mod node;
 mod pool;
+mod slots;
+mod tls;
+mod topology;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -44,13 +50,23 @@ use self::client::Clients;
 pub use self::client::RedisConfigError;
 use self::command::{Command, Commands};
 use self::durability::Durability;
+use self::failure::Failure;
+use self::link::Pulse;
+use self::node::{IN_FLIGHT_PER_POOL_SIZE, Making};
 use self::pool::{Pool, Presence};
 use super::{Record, ResponseStore, StoreError, Touch};
 use crate::config::{Compression, Redis};
 use crate::id::ResponseId;
 
+/// Keeps fred's own warnings out of the log, as `tracing_subscriber::EnvFilter` takes it. There is one for every
+/// connection that breaks, many times a second while a cluster is down; the store tells what of it matters.
+pub const QUIET: &str = "fred=off";
+
 /// How long a start waits for Redis, so that a router that can be ready is. Without Redis it goes on after that.
 const START_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often a start looks whether all nodes of a cluster are connected.
+const WHOLE_TICK: Duration = Duration::from_millis(20);
 
 /// Operations end so much before the callers' own deadline, in time for the reason to be told.
 const MARGIN: Duration = Duration::from_millis(100);
@@ -90,7 +106,6 @@ impl RedisStore {
     pub async fn open(redis: &Redis, ttl: Duration, deadline: Duration) -> Result<Self, RedisConfigError> {
         let deadline = deadline - MARGIN.min(deadline / 4);
         let clients = Clients::new(redis, deadline)?;
-        let refused = |error: fred::error::Error| RedisConfigError::Refused(error.to_string());
         let pool_size = redis.pool_size.get();
         if redis.cluster_mode {
             let nodes = redis.cluster_addresses.len();
@@ -104,21 +119,25 @@ impl RedisStore {
         }
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        // A client carries many commands at once: more of them than cores make it slower.
+        // A connection carries many commands at once: more of them than cores make it slower.
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let size = pool_size.min(cores.max(2));
-        let pool = Pool::start(clients.clone(), size, redis.breaker_seconds, &stop, &tasks).map_err(refused)?;
-        let durability = if redis.min_replica_acks == 0 {
-            None
-        } else {
-            let size = pool_size.min(durability::CLIENTS);
-            let waiting = Pool::start(clients, size, redis.breaker_seconds, &stop, &tasks).map_err(refused)?;
-            Some(Durability::new(waiting, redis.min_replica_acks, redis.on_missing_acks, redis.write_timeout))
+        let acks = redis.min_replica_acks;
+        let making = Making {
+            clients,
+            common: pool_size.min(cores.max(2)),
+            confirmed: if acks == 0 { 0 } else { pool_size.min(durability::CONNECTIONS) },
+            most_in_flight: pool_size.saturating_mul(IN_FLIGHT_PER_POOL_SIZE),
+            pulse: Arc::new(Pulse::new()),
+            trouble: Arc::default(),
+            stop: stop.clone(),
+            tasks: tasks.clone(),
         };
+        let pool = Pool::start(making, redis.breaker_seconds);
+        let durability =
+            (acks > 0).then(|| Durability::new(Arc::clone(&pool), acks, redis.on_missing_acks, redis.write_timeout));
         let shared = Arc::new(Shared {
             commands: Commands::new(
                 Arc::clone(&pool),
-                pool_size.saturating_mul(command::IN_FLIGHT_PER_POOL_SIZE),
                 redis.max_pending_bytes.get(),
                 redis.read_timeout,
                 redis.write_timeout,
@@ -136,7 +155,7 @@ impl RedisStore {
             redis.key_prefix,
             in_go(ttl)
         );
-        let arrival = tasks.spawn(welcome_redis(Arc::clone(&shared.pool), welcome));
+        let arrival = tasks.spawn(welcome_redis(Arc::clone(&shared.pool), redis.key_prefix.clone(), welcome));
         if tokio::time::timeout(START_PATIENCE, arrival).await.is_err() {
             tracing::warn!("RedisStore: Redis does not answer yet, starting without it");
         }
@@ -163,10 +182,38 @@ impl RedisStore {
 }
 
 /// Tells when Redis is there, and what to know of it.
-async fn welcome_redis(pool: Arc<Pool>, welcome: String) {
+async fn welcome_redis(pool: Arc<Pool>, key_prefix: String, welcome: String) {
     if pool.presence().wait_for(|presence| *presence == Presence::Here).await.is_ok() {
-        tracing::info!("{welcome}");
-        eviction::warn_of_full_memory(&pool.next()).await;
+        let connected = async {
+            while pool.links().is_empty() {
+                tokio::time::sleep(WHOLE_TICK).await;
+            }
+        };
+        let _ = tokio::time::timeout(START_PATIENCE, connected).await;
+        match try_out(&pool, &key_prefix).await {
+            Err(error) if failure::failure(&error, pool.is_clustered()) == Failure::Final => {
+                tracing::error!("RedisStore: Redis cannot be used: {}", failure::store_error(&error));
+            }
+            Ok(()) | Err(_) => tracing::info!("{welcome}"),
+        }
+        let whole = async {
+            while !pool.is_whole() {
+                tokio::time::sleep(WHOLE_TICK).await;
+            }
+        };
+        // Nodes that are not there yet are not warned of.
+        let _ = tokio::time::timeout(START_PATIENCE, whole).await;
+        eviction::warn_of_full_memory(pool.links()).await;
+    }
+}
+
+/// The command that needs most of a server, its release (6.2) and the right to use it, on a key that is not there. Any
+/// server's answer will do, one that names another node included.
+async fn try_out(pool: &Pool, key_prefix: &str) -> Result<(), fred::error::Error> {
+    let probe = format!("{key_prefix}response:probe_{:x}", rand::random::<u32>());
+    match pool.links().first() {
+        Some(link) => link.try_out(&Command::ReadAndTouch { key: probe, ttl_seconds: 1 }).await,
+        None => Err(failure::nowhere()),
     }
 }
 
@@ -198,13 +245,14 @@ impl ResponseStore for RedisStore {
             }
         }
         // Any server's answer will do: one shard that fails over must not take every router out of service.
-        let link = self.shared.pool.next();
-        let slot = rand::random_range(0..16_384);
-        match tokio::time::timeout(READY_PATIENCE, link.ping(slot)).await {
+        let pool = &self.shared.pool;
+        match tokio::time::timeout(READY_PATIENCE, try_out(pool, &self.shared.key_prefix)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) if failure::is_answer(&error, link.is_clustered()) => Err(failure::store_error(&error)),
+            Ok(Err(error)) if failure::failure(&error, pool.is_clustered()) == Failure::Final => {
+                Err(failure::store_error(&error))
+            }
             // Presence says that some server answered a moment ago.
-            Ok(Err(_)) | Err(_) if link.is_clustered() => Ok(()),
+            Ok(Err(_)) | Err(_) if pool.is_clustered() => Ok(()),
             Ok(Err(error)) => Err(failure::store_error(&error)),
             Err(_) => Err(StoreError::Timeout),
         }
@@ -227,7 +275,7 @@ impl Shared {
     async fn put(&self, record: Arc<Record>) -> Result<(), StoreError> {
         let deadline = self.deadline();
         let (key, ttl_seconds) = (self.key(&record.id), self.ttl_seconds);
-        let _room = self.commands.room(1, record.payload_bytes(), deadline).await?;
+        let _room = self.commands.room(record.payload_bytes(), deadline).await?;
         let (packed, compression) = (Arc::clone(&record), self.compression);
         let value = maybe_blocking(record.payload_bytes(), move || codec::pack(packed.encode(), compression)).await?;
         loop {
@@ -235,7 +283,7 @@ impl Shared {
                 Some(durability) => durability.create(&key, &value, ttl_seconds, deadline).await?,
                 None => {
                     let create = Command::Create { key: key.clone(), value: value.clone(), ttl_seconds };
-                    !self.commands.run(self.commands.link(), &create, deadline).await?.is_null()
+                    !self.commands.run(self.pool.turn(), &create, deadline).await?.is_null()
                 }
             };
             if written {
@@ -243,7 +291,7 @@ impl Shared {
             }
             // There is something. A first attempt whose answer was lost looks like this too.
             let read = Command::Read { key: key.clone() };
-            let Some(found) = bytes(self.commands.run(self.commands.link(), &read, deadline).await?)? else {
+            let Some(found) = bytes(self.commands.run(self.pool.turn(), &read, deadline).await?)? else {
                 if Instant::now() >= deadline {
                     return Err(StoreError::Timeout);
                 }
@@ -264,17 +312,20 @@ impl Shared {
 
     async fn load(&self, ids: Vec<ResponseId>, touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
         let deadline = self.deadline();
-        let _room = self.commands.room(ids.len(), 0, deadline).await?;
-        // One client for all: they go out together.
-        let link = self.commands.link();
+        // One turn for all: they go out together.
+        let turn = self.pool.turn();
         let replies = ids.iter().map(|id| {
-            let (key, link) = (self.key(id), Arc::clone(&link));
+            let key = self.key(id);
             async move {
                 let command = match touch {
                     Touch::Keep => Command::Read { key },
-                    Touch::Refresh => Command::ReadAndTouch { key, ttl_seconds: self.ttl_seconds },
+                    Touch::Refresh { longer } => {
+                        let longer = longer.as_secs() + u64::from(longer.subsec_nanos() > 0);
+                        let longer = i64::try_from(longer).unwrap_or(i64::MAX);
+                        Command::ReadAndTouch { key, ttl_seconds: self.ttl_seconds.saturating_add(longer) }
+                    }
                 };
-                bytes(self.commands.run(link, &command, deadline).await?)
+                bytes(self.commands.run(turn, &command, deadline).await?)
             }
         });
         let replies = join_all(replies).await.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -291,8 +342,7 @@ impl Shared {
 
     async fn delete(&self, key: String) -> Result<bool, StoreError> {
         let deadline = self.deadline();
-        let _room = self.commands.room(1, 0, deadline).await?;
-        let reply = self.commands.run(self.commands.link(), &Command::Remove { key }, deadline).await?;
+        let reply = self.commands.run(self.pool.turn(), &Command::Remove { key }, deadline).await?;
         let removed =
             reply.as_i64().ok_or_else(|| StoreError::Corrupt("a removal was answered strangely".to_owned()))?;
         Ok(removed > 0)

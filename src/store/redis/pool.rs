@@ -1,39 +1,41 @@
-//! The clients of a store, and the task that keeps them alive.
+//! The nodes of a store: which one a key belongs to, and whether any of them answers.
 //!
-//! fred's clients can end for good or hang (defects 2 and 4), and its own pool goes on using them. Here each has a slot
-//! that a new client takes over once it has answered; whoever waits on the old one is told, and tries again.
+//! fred's own cluster client answers nobody while it connects to one node (defect 5), so there is a client for each node
+//! and connection, and who owns which slots is kept here. It is learnt from any node that answers: at start, after MOVED,
+//! and again and again while a node is gone or silent. When another took over from it, the node is stopped: who waited
+//! for it is told at once, and asks the other one.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use fred::types::config::Server;
+use futures_util::stream::{self, StreamExt as _};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use super::client::Clients;
 use super::link::Link;
+use super::node::{Lane, Making, Node};
+use super::slots::{Redirection, Shards};
+use super::topology::Topology;
 
-/// How often the supervisor looks.
+/// How often presence is told.
 const TICK: Duration = Duration::from_millis(50);
 
-/// How often each client is probed.
-const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// The slots are learnt this often without cause, and not more often than that with it.
+const LEARN_EVERY: Duration = Duration::from_secs(30);
+const LEARN_APART: Duration = Duration::from_millis(200);
 
-/// A client that has not answered for so long gets a rival; the one that answers first stays.
-const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// So many nodes are asked at once who owns the slots; the first answer counts.
+const ASKED_AT_ONCE: usize = 3;
 
-/// How long a new client has to answer, and how long an ended one waits for the next attempt to replace it.
-const RIVAL_PATIENCE: Duration = Duration::from_secs(3);
-const BETWEEN_RIVALS: Duration = Duration::from_millis(300);
+/// The log is not told more often than that why there is no connection.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
-/// So many commands and probes without an answer within [`SILENCE_WINDOW`] make the clients ask for the slots again, but not more
-/// often than every [`LEARN_EVERY`]: a client answers nobody while it asks.
-const SILENCES: u32 = 3;
-const SILENCE_WINDOW: Duration = Duration::from_secs(5);
-const LEARN_EVERY: Duration = Duration::from_millis(1500);
+/// How long a node that is not connected has to be so and to tell.
+const TELL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether Redis is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,54 +48,39 @@ pub(super) enum Presence {
     Away,
 }
 
-/// Clients that share the work.
+/// Nodes that share the work.
 pub(super) struct Pool {
-    clients: Clients,
-    first: Slot,
-    others: Box<[Slot]>,
+    making: Arc<Making>,
+    topology: ArcSwap<Topology>,
+    /// Held while the topology changes.
+    changing: Mutex<()>,
+    /// When the log was told last of a node that there is no connection to.
+    complained: Mutex<Option<Instant>>,
     turn: AtomicUsize,
-    silences: AtomicU32,
     presence: watch::Sender<Presence>,
     breaker: Duration,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-}
-
-struct Slot {
-    link: ArcSwap<Link>,
-    replacing: AtomicBool,
-}
-
-impl Slot {
-    fn start(clients: &Clients, stop: &CancellationToken, tasks: &TaskTracker) -> Result<Self, fred::error::Error> {
-        let link = Link::start(clients, stop.child_token(), tasks)?;
-        Ok(Self { link: ArcSwap::new(link), replacing: AtomicBool::new(false) })
-    }
 }
 
 impl Pool {
-    /// So many clients, beginning to connect. `stop` ends them.
-    pub(super) fn start(
-        clients: Clients,
-        size: usize,
-        breaker: Duration,
-        stop: &CancellationToken,
-        tasks: &TaskTracker,
-    ) -> Result<Arc<Self>, fred::error::Error> {
-        let slot = || Slot::start(&clients, stop, tasks);
+    /// Begins to connect. `making.stop` ends it.
+    pub(super) fn start(making: Making, breaker: Duration) -> Arc<Self> {
+        let making = Arc::new(making);
+        let clustered = making.clients.is_clustered();
+        let topology = if clustered { Topology::unknown() } else { Topology::one(Node::start(None, &making)) };
         let pool = Arc::new(Self {
-            first: slot()?,
-            others: (1..size).map(|_| slot()).collect::<Result<_, _>>()?,
-            clients,
+            topology: ArcSwap::from_pointee(topology),
+            changing: Mutex::new(()),
+            complained: Mutex::new(None),
             turn: AtomicUsize::new(0),
-            silences: AtomicU32::new(0),
             presence: watch::Sender::new(Presence::Starting),
             breaker,
-            stop: stop.clone(),
-            tasks: tasks.clone(),
+            making,
         });
-        tasks.spawn(Arc::clone(&pool).supervise());
-        Ok(pool)
+        pool.making.tasks.spawn(Arc::clone(&pool).keep_presence());
+        if clustered {
+            pool.making.tasks.spawn(Arc::clone(&pool).keep_learning());
+        }
+        pool
     }
 
     pub(super) fn presence(&self) -> watch::Receiver<Presence> {
@@ -101,86 +88,181 @@ impl Pool {
     }
 
     pub(super) fn is_clustered(&self) -> bool {
-        self.clients.is_clustered()
+        self.making.clients.is_clustered()
     }
 
-    /// A client to send commands by: in turn, one that is connected if there is any.
-    pub(super) fn next(&self) -> Arc<Link> {
-        let size = 1 + self.others.len();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % size;
-        let mut in_turn = self.slots().cycle().skip(turn).take(size).map(|slot| slot.link.load_full());
-        in_turn.find(|link| link.is_connected()).unwrap_or_else(|| self.first.link.load_full())
+    /// A number for commands that should go out together, another one each time.
+    pub(super) fn turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn slots(&self) -> impl Iterator<Item = &Slot> + Clone {
-        std::iter::once(&self.first).chain(&self.others)
+    /// The node that owns a slot, as far as is known.
+    pub(super) fn owner(&self, slot: u16) -> Option<Arc<Node>> {
+        self.topology.load().owner(slot).cloned()
+    }
+
+    /// A connection to each master that there is one to; others first each time.
+    pub(super) fn links(&self) -> Vec<Arc<Link>> {
+        self.told_by().into_iter().map(|(link, _)| link).collect()
+    }
+
+    /// Whether there is a connection to each master.
+    pub(super) fn is_whole(&self) -> bool {
+        let masters = self.topology.load().masters().len();
+        masters > 0 && masters == self.links().len()
+    }
+
+    fn told_by(&self) -> Vec<(Arc<Link>, Option<Server>)> {
+        let (topology, turn) = (self.topology.load(), self.turn());
+        let masters = topology.masters();
+        let in_turn = masters.iter().cycle().skip(turn.checked_rem(masters.len()).unwrap_or(0)).take(masters.len());
+        in_turn.filter_map(|node| Some((node.link(Lane::Common, turn)?, node.server().cloned()))).collect()
     }
 
     /// Takes note that a command was not answered in time.
     pub(super) fn note_silence(&self) {
-        self.silences.fetch_add(1, Ordering::Relaxed);
+        self.making.trouble.notify_one();
     }
 
-    async fn supervise(self: Arc<Self>) {
+    /// Takes note of a redirection that this node answered; says which node to ask instead, for this once.
+    pub(super) fn follow(&self, answer: &str, teller: &Node) -> Option<Arc<Node>> {
+        match Redirection::read(answer, teller.server()?, self.making.clients.naming())? {
+            Redirection::Moved { slot, to } => {
+                if self.topology.load().is_owner(slot, &to) {
+                    return None;
+                }
+                self.change(|now| now.moved(slot, &to, |server| self.begin(server)));
+                self.making.trouble.notify_one();
+                None
+            }
+            Redirection::Ask { to } => {
+                if let Some(node) = self.topology.load().node(&to) {
+                    return Some(Arc::clone(node));
+                }
+                self.change(|now| match now.node(&to) {
+                    Some(_) => now.clone(),
+                    None => now.with_guest(self.begin(to.clone())),
+                });
+                self.topology.load().node(&to).cloned()
+            }
+        }
+    }
+
+    /// Says why there is no connection to a node, but not again and again.
+    fn complain(&self, error: &fred::error::Error, server: &Server) {
+        let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < COMPLAIN_EVERY) {
+            return tracing::debug!(%error, %server, "RedisStore: no connection");
+        }
+        *last = Some(Instant::now());
+        tracing::warn!(%error, "RedisStore: no connection to {server}, trying on");
+    }
+
+    fn begin(&self, server: Server) -> Arc<Node> {
+        tracing::debug!(%server, "RedisStore: a node of the cluster is new");
+        Node::start(Some(server), &self.making)
+    }
+
+    fn change(&self, next: impl FnOnce(&Topology) -> Topology) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.topology.load_full();
+        let next = Arc::new(next(&before));
+        self.topology.store(Arc::clone(&next));
+        for gone in before.without(&next) {
+            gone.stop();
+        }
+    }
+
+    async fn keep_learning(self: Arc<Self>) {
+        let learning = async {
+            loop {
+                self.learn().await;
+                tokio::time::sleep(LEARN_APART).await;
+                let _ = tokio::time::timeout(LEARN_EVERY, self.making.trouble.notified()).await;
+            }
+        };
+        tokio::select! {
+            () = learning => {}
+            () = self.making.stop.cancelled() => {}
+        }
+    }
+
+    /// Asks nodes who owns which slots, connected ones before others, until one tells.
+    async fn learn(&self) {
+        let connected = self.told_by();
+        let asked = |(link, server): (Arc<Link>, Option<Server>)| async move { self.ask(&link, &server?).await };
+        let mut told = std::pin::pin!(stream::iter(connected).map(asked).buffer_unordered(ASKED_AT_ONCE));
+        let mut shards = None;
+        while let (None, Some(answer)) = (&shards, told.next().await) {
+            shards = answer;
+        }
+        if shards.is_none() {
+            shards = self.learn_from_others().await;
+        }
+        let Some(shards) = shards else {
+            return tracing::debug!("RedisStore: no node tells who owns the slots");
+        };
+        self.change(|now| now.adopt(&shards, |server| self.begin(server)));
+    }
+
+    /// Asks all nodes that were ever told of, or are in the config.
+    async fn learn_from_others(&self) -> Option<Shards> {
+        let topology = self.topology.load_full();
+        let masters = topology.masters().iter().filter_map(|node| node.server());
+        let known: BTreeSet<Server> =
+            masters.chain(topology.replicas()).chain(self.making.clients.seeds()).cloned().collect();
+        let dialled = |server: Server| async move {
+            let making = &self.making;
+            let (pulse, stop) = (Arc::clone(&making.pulse), making.stop.child_token());
+            let told = async {
+                let link = Link::dial(&making.clients, Some(&server), pulse, stop.clone(), &making.tasks).await;
+                match link {
+                    Ok(link) => self.ask(&link, &server).await,
+                    Err(error) => {
+                        self.complain(&error, &server);
+                        None
+                    }
+                }
+            };
+            let told = tokio::time::timeout(TELL_PATIENCE, told).await.ok().flatten();
+            stop.cancel();
+            told
+        };
+        let mut told = std::pin::pin!(stream::iter(known).map(dialled).buffer_unordered(ASKED_AT_ONCE));
+        while let Some(answer) = told.next().await {
+            if answer.is_some() {
+                return answer;
+            }
+        }
+        None
+    }
+
+    async fn ask(&self, link: &Link, teller: &Server) -> Option<Shards> {
+        match link.cluster_slots().await {
+            Ok(reply) => Shards::read(&reply, teller, self.making.clients.naming()),
+            Err(error) => {
+                tracing::debug!(%error, %teller, "RedisStore: a node does not tell who owns the slots");
+                None
+            }
+        }
+    }
+
+    async fn keep_presence(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let started = Instant::now();
-        let mut probed: Option<Instant> = None;
-        let mut learnt = started;
-        let mut window = started;
         loop {
             tokio::select! {
-                _ = ticks.tick() => {}
-                () = self.stop.cancelled() => return,
-            }
-            let now = Instant::now();
-            if probed.is_none_or(|probed| now - probed >= PROBE_EVERY) {
-                probed = Some(now);
-                self.probe();
-            }
-            self.tell_presence(now);
-            for index in 0..=self.others.len() {
-                self.replace_if_lost(index, now);
-            }
-            if self.silences.load(Ordering::Relaxed) >= SILENCES && now - learnt >= LEARN_EVERY {
-                learnt = now;
-                window = now;
-                self.silences.store(0, Ordering::Relaxed);
-                self.learn_cluster();
-            } else if now - window >= SILENCE_WINDOW {
-                window = now;
-                self.silences.store(0, Ordering::Relaxed);
+                _ = ticks.tick() => self.tell_presence(),
+                () = self.making.stop.cancelled() => return,
             }
         }
     }
 
-    fn probe(self: &Arc<Self>) {
-        for slot in self.slots() {
-            let (link, pool) = (slot.link.load_full(), Arc::clone(self));
-            if !link.has_ended() {
-                self.tasks.spawn(async move { pool.silences.fetch_add(link.probe().await, Ordering::Relaxed) });
-            }
-        }
-    }
-
-    fn learn_cluster(&self) {
-        if !self.is_clustered() {
-            return;
-        }
-        tracing::warn!("RedisStore: a node does not answer, asking the others who owns its slots");
-        for slot in self.slots() {
-            let link = slot.link.load_full();
-            self.tasks.spawn(async move { link.learn_cluster().await });
-        }
-    }
-
-    fn tell_presence(&self, now: Instant) {
-        let links = || self.slots().map(|slot| slot.link.load());
-        let answered = links().map(|link| link.answered_at()).max();
-        let silent = answered.map_or(Duration::MAX, |answered| now.saturating_duration_since(answered));
-        let presence = if silent > self.breaker {
+    fn tell_presence(&self) {
+        let pulse = &self.making.pulse;
+        let presence = if pulse.silence() > self.breaker {
             Presence::Away
-        } else if links().any(|link| link.has_answered()) {
+        } else if pulse.has_beaten() {
             Presence::Here
         } else {
             Presence::Starting
@@ -192,53 +274,6 @@ impl Pool {
                 tracing::warn!("RedisStore: Redis does not answer, requests fail until it does");
             }
             _ => {}
-        }
-    }
-
-    /// Lets a new client take over a slot whose client ended or has not answered for long.
-    fn replace_if_lost(self: &Arc<Self>, index: usize, now: Instant) {
-        let Some(slot) = self.slots().nth(index) else { return };
-        let link = slot.link.load_full();
-        let stuck = now.saturating_duration_since(link.answered_at()) > STUCK_AFTER;
-        if !(link.has_ended() || stuck) || slot.replacing.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let pool = Arc::clone(self);
-        self.tasks.spawn(async move {
-            pool.replace(index, &link).await;
-            tokio::time::sleep(BETWEEN_RIVALS).await;
-            if let Some(slot) = pool.slots().nth(index) {
-                slot.replacing.store(false, Ordering::Relaxed);
-            }
-        });
-    }
-
-    async fn replace(&self, index: usize, old: &Link) {
-        let rival = match Link::start(&self.clients, self.stop.child_token(), &self.tasks) {
-            Ok(rival) => rival,
-            Err(error) => return tracing::warn!(%error, "RedisStore: a client could not be made"),
-        };
-        let deadline = tokio::time::sleep(RIVAL_PATIENCE);
-        tokio::pin!(deadline);
-        let asked = old.answered_at();
-        while !rival.has_answered() {
-            tokio::select! {
-                _ = rival.probe() => tokio::time::sleep(TICK).await,
-                () = rival.ended() => break,
-                () = &mut deadline => break,
-            }
-            if old.answered_at() > asked && !old.has_ended() {
-                break;
-            }
-        }
-        let slot = self.slots().nth(index).filter(|_| rival.has_answered() && !rival.has_ended());
-        match slot {
-            Some(slot) => {
-                tracing::info!("RedisStore: a new client took over from one that did not answer any more");
-                slot.link.store(rival);
-                old.stop();
-            }
-            None => rival.stop(),
         }
     }
 }

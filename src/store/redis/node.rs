@@ -1,0 +1,200 @@
+//! A server, and the connections to it that are kept.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use fred::types::config::Server;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::client::Clients;
+use super::link::{Link, Pulse};
+use crate::store::StoreError;
+
+/// The pause before a connection is made again, growing from the first to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(300);
+
+/// A connection that lived for so long was a good one: the pause begins anew.
+const STEADY: Duration = Duration::from_secs(2);
+
+/// A connection without an answer for so long is probed.
+const PROBE_AFTER: Duration = Duration::from_millis(500);
+
+/// How often one that does not answer is told of.
+const TROUBLE_EVERY: Duration = Duration::from_millis(100);
+
+/// A connection that has not answered for so long is given up for a new one.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
+
+/// The log tells of a node that there is no connection to after the first time, and again after the second.
+const WARN_AFTER: Duration = Duration::from_secs(1);
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// What a connection under load carries at once without queueing for long; `pool_size` counts in these.
+pub(super) const IN_FLIGHT_PER_POOL_SIZE: usize = 128;
+
+/// What a command is for; each kind has connections of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Anything that is answered at once.
+    Common,
+    /// Writes that wait for replicas, and hold up what is behind them.
+    Confirmed,
+}
+
+/// What nodes are made of, and whom they tell.
+pub(super) struct Making {
+    pub(super) clients: Clients,
+    /// Connections of each lane.
+    pub(super) common: usize,
+    pub(super) confirmed: usize,
+    /// The most commands that are under way to one node at once.
+    pub(super) most_in_flight: usize,
+    /// Beats when any node answers.
+    pub(super) pulse: Arc<Pulse>,
+    /// Told when a node is gone or silent.
+    pub(super) trouble: Arc<Notify>,
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+/// A server. Its connections are kept until it is stopped.
+pub(super) struct Node {
+    /// Its address in a cluster; without one it is found as the config says.
+    server: Option<Server>,
+    common: Box<[ArcSwapOption<Link>]>,
+    confirmed: Box<[ArcSwapOption<Link>]>,
+    in_flight: Semaphore,
+    born: Instant,
+    stop: CancellationToken,
+}
+
+impl Node {
+    /// A node whose connections begin to be made.
+    pub(super) fn start(server: Option<Server>, making: &Arc<Making>) -> Arc<Self> {
+        let lane = |size| (0..size).map(|_| ArcSwapOption::empty()).collect();
+        let node = Arc::new(Self {
+            server,
+            common: lane(making.common),
+            confirmed: lane(making.confirmed),
+            in_flight: Semaphore::new(making.most_in_flight.clamp(1, Semaphore::MAX_PERMITS)),
+            born: Instant::now(),
+            stop: making.stop.child_token(),
+        });
+        for (lane, size) in [(Lane::Common, making.common), (Lane::Confirmed, making.confirmed)] {
+            for index in 0..size {
+                making.tasks.spawn(Arc::clone(&node).keep(lane, index, Arc::clone(making)));
+            }
+        }
+        node
+    }
+
+    /// Ends its connections; whoever waits for an answer is told.
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    pub(super) fn server(&self) -> Option<&Server> {
+        self.server.as_ref()
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.born.elapsed()
+    }
+
+    /// A connection, if there is one: the same for the same turn, so that commands of one turn go out together.
+    pub(super) fn link(&self, lane: Lane, turn: usize) -> Option<Arc<Link>> {
+        let links = self.links(lane);
+        let first = turn.checked_rem(links.len())?;
+        let in_turn = links.iter().cycle().skip(first).take(links.len());
+        in_turn.filter_map(ArcSwapOption::load_full).find(|link| link.is_connected())
+    }
+
+    fn links(&self, lane: Lane) -> &[ArcSwapOption<Link>] {
+        match lane {
+            Lane::Common => &self.common,
+            Lane::Confirmed => &self.confirmed,
+        }
+    }
+
+    /// Room for one command, kept until it has ended: fred has no bound of its own that works (defect 3). Each node has
+    /// its own, so that commands for one that hangs take nothing from the others.
+    pub(super) async fn room(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, StoreError> {
+        match tokio::time::timeout_at(deadline.into(), self.in_flight.acquire()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            Ok(Err(_)) => Err(StoreError::Unavailable("the store is closed".to_owned())),
+            Err(_) => Err(StoreError::Unavailable("too many commands are under way".to_owned())),
+        }
+    }
+
+    /// Keeps one connection, until the node is stopped.
+    async fn keep(self: Arc<Self>, lane: Lane, index: usize, making: Arc<Making>) {
+        let Some(slot) = self.links(lane).get(index) else { return };
+        let mut pause = FIRST_PAUSE;
+        let mut warn_at = Instant::now() + WARN_AFTER;
+        while !self.stop.is_cancelled() {
+            let (server, pulse, stop) = (self.server.as_ref(), Arc::clone(&making.pulse), self.stop.child_token());
+            match Link::dial(&making.clients, server, pulse, stop, &making.tasks).await {
+                Ok(link) => {
+                    let connected = Instant::now();
+                    slot.store(Some(Arc::clone(&link)));
+                    watch(&link, &making.trouble).await;
+                    slot.store(None);
+                    if connected.elapsed() > STEADY {
+                        pause = FIRST_PAUSE;
+                    }
+                    warn_at = Instant::now() + WARN_AFTER;
+                }
+                Err(_) if self.stop.is_cancelled() => return,
+                Err(error) if lane == Lane::Common && index == 0 && Instant::now() >= warn_at => {
+                    warn_at = Instant::now() + WARN_EVERY;
+                    let server = self.server.as_ref().map_or_else(String::new, |server| format!(" to {server}"));
+                    tracing::warn!(%error, "RedisStore: no connection{server}, trying on");
+                }
+                Err(error) => tracing::debug!(%error, "RedisStore: no connection"),
+            }
+            making.trouble.notify_one();
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.cancelled() => {}
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// Returns when a connection has ended. One that does not answer is trouble, and in time comes to its end.
+async fn watch(link: &Link, trouble: &Notify) {
+    let mut silent = false;
+    loop {
+        tokio::select! {
+            () = link.ended() => return,
+            () = tokio::time::sleep(PROBE_AFTER.saturating_sub(link.silence()).max(TROUBLE_EVERY)) => {}
+        }
+        // One that is looking for its master again (Sentinel) knows itself that it is not connected.
+        if !link.is_connected() || link.silence() < PROBE_AFTER {
+            silent = false;
+            continue;
+        }
+        let probe = link.is_silent();
+        tokio::pin!(probe);
+        silent = loop {
+            tokio::select! {
+                () = link.ended() => return,
+                now = &mut probe => break now,
+                // Another node may have taken over at any moment.
+                () = tokio::time::sleep(TROUBLE_EVERY), if silent => trouble.notify_one(),
+            }
+        };
+        if silent {
+            trouble.notify_one();
+        }
+        if link.silence() > STUCK_AFTER && link.is_connected() {
+            tracing::warn!("RedisStore: a connection does not answer any more, trying a new one");
+            link.stop();
+        }
+    }
+}
