@@ -1,5 +1,6 @@
 //! The grammar checker is proven on broken streams: a rule that it cannot see broken is no rule.
 
+use responses_router::openai::dialect::ApiDialect;
 use responses_router::translate::{End, ResponseStream, Settings};
 use serde_json::{Value, json};
 
@@ -442,4 +443,33 @@ fn an_unstreamed_answer_has_the_shape_of_a_terminal_snapshot() {
     response["output"][0]["content"][0]["text"] = "Hullo".into();
     assert!(grammar::check_response(&response).is_err_and(|why| why.contains("output_text")));
     assert!(machine::response(plan(), &settings, b"<html>").is_err());
+}
+
+#[test]
+fn a_stream_in_one_dialect_is_no_good_stream_in_another() {
+    let dialects = [ApiDialect::OPENAI, ApiDialect::OPEN_RESPONSES, ApiDialect::SEMANTIC_ROUTER];
+    let reasoning = chunk(&json!({"choices":[{"delta":{"reasoning_content":"Let me"}}]}));
+    let error = chunk(&json!({"error":{"message":"boom"}}));
+    for spoken in dialects {
+        let settings = Settings { api: spoken, ..Settings::default() };
+        let plan = good_plan(STREAM_REQUEST, &settings);
+        let stream = machine::events(plan, &settings, [&*reasoning, &*error], End::Complete);
+        for expected in dialects {
+            let checked = grammar::check_in(&stream, expected);
+            assert_eq!(checked.is_ok(), spoken == expected, "{spoken:?} read as {expected:?}: {checked:?}");
+        }
+        // What differs cannot be wrong unnoticed.
+        let text = String::from_utf8(stream).unwrap();
+        for (right, wrong) in [
+            (
+                "\"param\":null,\"error\":{\"type\":\"server_error\",\"code\":\"server_error\"",
+                "\"param\":null,\"error\":{\"code\":\"x\"",
+            ),
+            ("data: [DONE]\n\n", ""),
+            ("response.reasoning.delta", "response.reasoning_text.delta"),
+        ] {
+            let broken = text.replace(right, wrong);
+            assert!(broken == text || grammar::check_in(broken.as_bytes(), spoken).is_err(), "{spoken:?}: {wrong:?}");
+        }
+    }
 }
