@@ -48,10 +48,11 @@ fn rich_stream(request: &str) -> Vec<u8> {
 
 const WITH_SUMMARY: &str = r#"{"model":"m","input":"hi","stream":true,"reasoning":{"summary":"auto"}}"#;
 const WITH_TOOL: &str = r#"{"model":"m","input":"hi","stream":true,"tools":[{"type":"function","name":"f"}]}"#;
+const WITH_CUSTOM: &str = r#"{"model":"m","input":"hi","stream":true,"tools":[{"type":"custom","name":"f"}]}"#;
 
 #[test]
 fn a_stream_with_every_kind_of_event_is_good() {
-    for (request, kinds) in [(STREAM_REQUEST, 15), (WITH_SUMMARY, 17), (WITH_TOOL, 15)] {
+    for (request, kinds) in [(STREAM_REQUEST, 15), (WITH_SUMMARY, 17), (WITH_TOOL, 15), (WITH_CUSTOM, 17)] {
         let summary = grammar::check(&rich_stream(request)).unwrap();
         assert_eq!(summary.terminal, "response.completed");
         assert_eq!(summary.response["output"].as_array().map(Vec::len), Some(4));
@@ -214,6 +215,14 @@ fn a_wrong_order_is_refused() {
         events.insert(at + 1, events[at - 1].clone());
         renumber(events);
     });
+    let custom = WITH_CUSTOM;
+    refuses(custom, "the call's arguments were not done", drop_event("response.custom_tool_call_input.done", 0));
+    refuses(custom, "arguments were done already", repeat("response.custom_tool_call_input.done", 0));
+    refuses(custom, "is a \"custom_tool_call\"", |events| {
+        let at = position(events, "response.custom_tool_call_input.delta", 0);
+        events[at].name = "response.function_call_arguments.delta".to_owned();
+        events[at].data["type"] = "response.function_call_arguments.delta".into();
+    });
     refuses(one, "without a terminal event", drop_event("response.completed", 0));
     refuses(one, "after the terminal event", repeat("response.completed", 0));
     refuses(one, "after the terminal event", |events| {
@@ -278,6 +287,9 @@ fn text_that_differs_between_events_is_refused() {
     refuses(one, "the deltas were", set("response.reasoning_text.done", 0, "/text", "x".into()));
     refuses(WITH_SUMMARY, "the deltas were", set("response.reasoning_summary_text.done", 0, "/text", "x".into()));
     refuses(one, "the deltas were", set("response.function_call_arguments.done", 0, "/arguments", "{}".into()));
+    refuses(WITH_CUSTOM, "the deltas were", set("response.custom_tool_call_input.done", 0, "/input", "{}".into()));
+    refuses(WITH_CUSTOM, "the deltas were", drop_event("response.custom_tool_call_input.delta", 0));
+    refuses(WITH_CUSTOM, "not what was streamed", set("response.output_item.done", 2, "/item/input", "x".into()));
     refuses(one, "the deltas were", drop_event("response.output_text.delta", 1));
     refuses(one, "the deltas were", drop_event("response.function_call_arguments.delta", 1));
     refuses(one, "part is not what was streamed", set("response.content_part.done", 1, "/part/text", "x".into()));
@@ -310,6 +322,8 @@ fn an_item_that_is_not_empty_and_in_progress_when_added_is_refused() {
     refuses(one, "not in_progress", set("response.output_item.added", 0, "/item/status", "completed".into()));
     refuses(one, "status", set("response.output_item.done", 0, "/item/status", "in_progress".into()));
     refuses(one, "arguments is not empty", set("response.output_item.added", 2, "/item/arguments", "{}".into()));
+    refuses(WITH_CUSTOM, "input is not empty", set("response.output_item.added", 2, "/item/input", "x".into()));
+    refuses(WITH_CUSTOM, "lacks 'format'", without("response.created", "/response/tools/0/format"));
     refuses(one, "name is empty", set("response.output_item.added", 2, "/item/name", "".into()));
     refuses(one, "call_id is empty", set("response.output_item.added", 2, "/item/call_id", "".into()));
     refuses(one, "content is not empty", |events| {

@@ -18,7 +18,7 @@ use crate::translate::presets::Preset;
 use crate::translate::settings::{
     AssistantContent, DeveloperRole, EffortForm, EffortMap, ForwardUnknown, HistoryRepair, InputFiles, JsonSchemaForm,
     MaxTokensField, NamedToolChoice, ReasoningField, ReasoningReplay, ResponseFormatWithTools, SendOrDrop, Settings,
-    SplitThink, SystemMessages, ThinkTags, ToolOutputMedia,
+    SplitThink, SystemMessages, ThinkTags, ToolOutputMedia, UnsupportedTools,
 };
 use crate::translate::upstream_dialect::UpstreamDialect;
 
@@ -167,6 +167,7 @@ response_api:
   on_store_error: degrade
   store_deadline_ms: 250
   path_prefix: /openai
+  unsupported_tools: refuse
   disk: {path: /var/lib/r.redb, max_bytes: 9, cache_bytes: 8}
   redis:
     address: "[::1]:7000"
@@ -301,6 +302,7 @@ telemetry: {log_format: json, log_level: "warn,responses_router=debug"}
             models: Vec::new(),
             api: ApiDialect::SEMANTIC_ROUTER,
             history_repair: HistoryRepair::Repair,
+            unsupported_tools: UnsupportedTools::Refuse,
             max_answer_bytes: 2,
             max_sse_frame_bytes: 3,
         }
