@@ -148,7 +148,7 @@ pub(super) fn output(object: &RawObject, kind: CallKind, param: &str) -> Result<
         CallKind::ToolSearch => json(object.raw("tools").ok_or_else(|| missing(format!("{param}.tools")))?),
         CallKind::ApplyPatch => {
             let outcome = Outcome { status: object.raw("status"), output: object.raw("output") };
-            json(&*to_raw_value(&outcome).map_err(|_| missing(format!("{param}.output")))?)
+            json(&to_raw_value(&outcome).map_err(|_| missing(format!("{param}.output")))?)
         }
         CallKind::Function | CallKind::Custom | CallKind::LocalShell | CallKind::Shell => text_or_json(object, param)?,
     };
