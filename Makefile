@@ -42,6 +42,15 @@ venv_ready := $(RESPONSES_ROUTER_VENV)/.ready
 endif
 export RESPONSES_ROUTER_VENV
 
+# The same of the Python clients' environment.
+ifdef RESPONSES_ROUTER_CLIENTS_VENV
+clients_venv_ready :=
+else
+RESPONSES_ROUTER_CLIENTS_VENV := $(CURDIR)/.venv-clients
+clients_venv_ready := $(RESPONSES_ROUTER_CLIENTS_VENV)/.ready
+endif
+export RESPONSES_ROUTER_CLIENTS_VENV
+
 target_dir := $(or $(CARGO_TARGET_DIR),target)
 echo_address := 127.0.0.1:$(PORT)
 
@@ -98,6 +107,10 @@ test: preflight-redis venv ## Run every test
 	$(RESPONSES_ROUTER_VENV)/bin/python -m unittest discover -s scripts
 	cargo test
 
+.PHONY: test-clients
+test-clients: venv clients ## Run SDKs, agent frameworks and Codex against a strict backend
+	cargo test --test it clients:: -- --include-ignored
+
 #: Seconds that `fuzz` gives each target
 SECONDS ?= 60
 
@@ -120,16 +133,16 @@ lint: ## Check format and lints, warnings denied
 	cargo clippy --all-targets -- -D warnings
 
 .PHONY: clean
-clean: redis-cluster-stop ## Remove what was built, .venv and the runs' files
+clean: redis-cluster-stop ## Remove what was built, what was installed and the runs' files
 	cargo clean
-	rm -rf .venv .run
+	rm -rf .venv .venv-clients tests/clients/node/node_modules .run
 
 .PHONY: preflight
 preflight: ## Check for missing system packages
 	@scripts/preflight.sh
 
-.PHONY: preflight-redis preflight-fuzz
-preflight-redis preflight-fuzz: preflight-%:
+.PHONY: preflight-redis preflight-fuzz preflight-clients
+preflight-redis preflight-fuzz preflight-clients: preflight-%:
 	@scripts/preflight.sh $*
 
 .PHONY: venv
@@ -140,6 +153,33 @@ $(CURDIR)/.venv/.ready: scripts/requirements.txt scripts/constraints.txt | prefl
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-input -r scripts/requirements.txt
 	@touch $@
+
+.PHONY: clients
+clients: $(clients_venv_ready) tests/clients/node/node_modules/.ready ## Install what test-clients runs
+
+$(CURDIR)/.venv-clients/.ready: tests/clients/requirements.txt tests/clients/constraints.txt | preflight-clients
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-input -r tests/clients/requirements.txt
+	@touch $@
+
+# The packages bring the Node that runs them; the system's only installs them.
+tests/clients/node/node_modules/.ready: tests/clients/node/package.json tests/clients/node/package-lock.json | preflight-clients
+	cd tests/clients/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+.PHONY: capture-clients
+capture-clients: venv clients ## Write the golden requests of these clients anew
+	CAPTURE_CLIENTS=1 cargo test --test it clients:: -- --ignored
+	INSTA_UPDATE=always cargo test --test it golden::requests
+
+.PHONY: clients-freeze
+clients-freeze: ## Pin anew what the clients' requirements.txt and package.json bring with them
+	rm -rf .venv-clients
+	$(PYTHON) -m venv .venv-clients
+	sed '/^-c/d' tests/clients/requirements.txt | .venv-clients/bin/pip install --quiet -r /dev/stdin
+	.venv-clients/bin/pip freeze > tests/clients/constraints.txt
+	cd tests/clients/node && rm -rf package-lock.json node_modules && \
+		npm install --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved
 
 .PHONY: venv-freeze
 venv-freeze: ## Pin anew what requirements.txt brings with it

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Checks that the machine has what the Makefile needs, and names what installs the rest: preflight.sh [--install] [WHAT…]
 # With --install (as root, on Debian) installs it instead. WHAT is more than running needs: redis, for tests and clusters;
-# fuzz.
+# fuzz; clients, for test-clients.
 set -eu
 
 install=
@@ -27,6 +27,8 @@ for what in "$@"; do
     redis) require redis-server sh -c 'command -v redis-server && command -v redis-cli' ;;
     # libFuzzer is C++.
     fuzz) require g++ command -v g++ ;;
+    # Only installs the Node packages: they bring the Node that runs them, newer than Debian's.
+    clients) require npm sh -c 'command -v node && command -v npm' ;;
     esac
 done
 

@@ -111,6 +111,14 @@ pub enum ItemPrefix {
     FunctionCall,
     /// `fco_`: the output of a function call.
     FunctionCallOutput,
+    /// `ctc_`: a call of a custom tool.
+    CustomToolCall,
+    /// `ctco_`: the output of a custom tool.
+    CustomToolCallOutput,
+    /// `tsc_`: a search for tools.
+    ToolSearchCall,
+    /// `tso_`: the tools that a search found.
+    ToolSearchOutput,
     /// `call_`: a call id that the upstream failed to give.
     Call,
     /// `item_`: an input item of a type that this router does not know.
@@ -126,6 +134,10 @@ impl ItemPrefix {
             Self::Reasoning => "rs",
             Self::FunctionCall => "fc",
             Self::FunctionCallOutput => "fco",
+            Self::CustomToolCall => "ctc",
+            Self::CustomToolCallOutput => "ctco",
+            Self::ToolSearchCall => "tsc",
+            Self::ToolSearchOutput => "tso",
             Self::Call => "call",
             Self::Other => "item",
         }

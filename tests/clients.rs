@@ -1,11 +1,17 @@
-//! The official Python SDK against the whole path. The tests are in `clients/`; their upstreams are scripted here.
+//! Real clients against the whole path. Their programs are in `clients/`; what the backend answers is scripted here.
+//!
+//! Here: the official Python SDK, to the last detail. `matrix` has every client, scene by scene; `codex` the Codex CLI.
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+mod capture;
+mod codex;
+mod matrix;
+mod program;
+mod scenes;
+mod table;
 
 use serde_json::{Value, json};
 
-use crate::support::stack::process::venv_program;
+use self::program::Program;
 use crate::support::stack::upstream::{Answer, Received};
 use crate::support::stack::{Stack, chat};
 
@@ -125,15 +131,6 @@ fn weather(received: &Received) -> Answer {
 
 /// Runs a file of Python tests against a stack; shows what it printed if one fails.
 async fn run(file: &'static str, stack: &Stack) {
-    let mut python = Command::new(venv_program("python"));
-    python
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(file))
-        // Nothing of the machine's settings may reach the SDK: keys, proxies, other servers.
-        .env_clear()
-        .env("BASE_URL", format!("http://{}/v1", stack.envoy.address))
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .stdin(Stdio::null());
-    let output = tokio::task::spawn_blocking(move || python.output()).await.unwrap().unwrap();
-    let printed = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{file}: {}\n{}{printed}", output.status, String::from_utf8_lossy(&output.stdout));
+    let base_url = format!("http://{}/v1", stack.envoy.address);
+    Program::Sdk(file).run(&[], &[("BASE_URL", &base_url)]).await;
 }

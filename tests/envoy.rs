@@ -9,6 +9,7 @@ mod lifecycle;
 mod requests;
 mod state;
 mod stream;
+mod tools;
 mod upstream_dialects;
 
 use bytes::Bytes;

@@ -3,21 +3,22 @@
 //! A case is named as the sentence that it proves. After a change that is meant, `INSTA_UPDATE=always cargo test golden`
 //! rewrites the snapshots; read the difference before committing it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use responses_router::id::{CountingIds, IdSource, ResponseId};
 use responses_router::openai::dialect::ApiDialect;
 use responses_router::store::Record;
 use responses_router::translate::upstream_error::UpstreamError;
-use responses_router::translate::{CreateRequest, End, Past, Seal, Settings, Turn, request};
+use responses_router::translate::{CreateRequest, End, Past, RequestError, Seal, Settings, Translated, Turn, request};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::support::cases::{SettingsSpec, compare, read_json};
+use crate::support::cases::{SettingsSpec, compare, inputs, read_json};
 use crate::support::machine::{self, CREATED_AT};
 use crate::support::pretty::pretty;
+use crate::support::stack::strict;
 use crate::support::{frames, grammar};
 
 #[test]
@@ -50,14 +51,17 @@ struct PastTurn {
     response: Box<RawValue>,
 }
 
-fn request_case(path: &Path) -> String {
+fn translated(path: &Path) -> Result<Translated, RequestError> {
     let case: RequestCase = read_json(path);
     let settings = case.settings.settings();
     let past = Past { chain: &turns(&case.history), referenced: &turns(&case.referenced) };
     let seal = case.sealing.then(|| Arc::new(machine::Backwards) as Arc<dyn Seal>);
-    let translated = CreateRequest::parse(&text_or_json(&case.body))
-        .and_then(|create| request(create, past, &settings, seal, CountingIds::default().response_id(), CREATED_AT));
-    match translated {
+    CreateRequest::parse(&text_or_json(&case.body))
+        .and_then(|create| request(create, past, &settings, seal, CountingIds::default().response_id(), CREATED_AT))
+}
+
+fn request_case(path: &Path) -> String {
+    match translated(path) {
         Err(error) => format!("refused: {error}\n\n{error:#?}"),
         Ok(translated) => {
             let plan = translated.plan;
@@ -93,6 +97,17 @@ fn records_of_the_go_router_become_responses() {
         let items: String = record.input.iter().map(|item| pretty(item.get()) + "\n").collect();
         format!("{}\n\ninput items:\n{items}", pretty(record.response.get()))
     });
+}
+
+/// The cases that `make capture-clients` has written.
+#[test]
+fn what_real_clients_send_suits_a_strict_backend() {
+    let captured = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("clients-");
+    for path in inputs("request", "json").into_iter().filter(captured) {
+        let chat = translated(&path).unwrap().chat;
+        let checked = strict::check(&serde_json::from_slice(&chat).unwrap());
+        assert_eq!(checked, Ok(()), "{}", path.display());
+    }
 }
 
 #[test]

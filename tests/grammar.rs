@@ -1,5 +1,6 @@
 //! The grammar checker is proven on broken streams: a rule that it cannot see broken is no rule.
 
+use responses_router::openai::dialect::ApiDialect;
 use responses_router::translate::{End, ResponseStream, Settings};
 use serde_json::{Value, json};
 
@@ -47,10 +48,11 @@ fn rich_stream(request: &str) -> Vec<u8> {
 
 const WITH_SUMMARY: &str = r#"{"model":"m","input":"hi","stream":true,"reasoning":{"summary":"auto"}}"#;
 const WITH_TOOL: &str = r#"{"model":"m","input":"hi","stream":true,"tools":[{"type":"function","name":"f"}]}"#;
+const WITH_CUSTOM: &str = r#"{"model":"m","input":"hi","stream":true,"tools":[{"type":"custom","name":"f"}]}"#;
 
 #[test]
 fn a_stream_with_every_kind_of_event_is_good() {
-    for (request, kinds) in [(STREAM_REQUEST, 15), (WITH_SUMMARY, 17), (WITH_TOOL, 15)] {
+    for (request, kinds) in [(STREAM_REQUEST, 15), (WITH_SUMMARY, 17), (WITH_TOOL, 15), (WITH_CUSTOM, 17)] {
         let summary = grammar::check(&rich_stream(request)).unwrap();
         assert_eq!(summary.terminal, "response.completed");
         assert_eq!(summary.response["output"].as_array().map(Vec::len), Some(4));
@@ -213,6 +215,14 @@ fn a_wrong_order_is_refused() {
         events.insert(at + 1, events[at - 1].clone());
         renumber(events);
     });
+    let custom = WITH_CUSTOM;
+    refuses(custom, "the call's arguments were not done", drop_event("response.custom_tool_call_input.done", 0));
+    refuses(custom, "arguments were done already", repeat("response.custom_tool_call_input.done", 0));
+    refuses(custom, "is a \"custom_tool_call\"", |events| {
+        let at = position(events, "response.custom_tool_call_input.delta", 0);
+        events[at].name = "response.function_call_arguments.delta".to_owned();
+        events[at].data["type"] = "response.function_call_arguments.delta".into();
+    });
     refuses(one, "without a terminal event", drop_event("response.completed", 0));
     refuses(one, "after the terminal event", repeat("response.completed", 0));
     refuses(one, "after the terminal event", |events| {
@@ -277,6 +287,9 @@ fn text_that_differs_between_events_is_refused() {
     refuses(one, "the deltas were", set("response.reasoning_text.done", 0, "/text", "x".into()));
     refuses(WITH_SUMMARY, "the deltas were", set("response.reasoning_summary_text.done", 0, "/text", "x".into()));
     refuses(one, "the deltas were", set("response.function_call_arguments.done", 0, "/arguments", "{}".into()));
+    refuses(WITH_CUSTOM, "the deltas were", set("response.custom_tool_call_input.done", 0, "/input", "{}".into()));
+    refuses(WITH_CUSTOM, "the deltas were", drop_event("response.custom_tool_call_input.delta", 0));
+    refuses(WITH_CUSTOM, "not what was streamed", set("response.output_item.done", 2, "/item/input", "x".into()));
     refuses(one, "the deltas were", drop_event("response.output_text.delta", 1));
     refuses(one, "the deltas were", drop_event("response.function_call_arguments.delta", 1));
     refuses(one, "part is not what was streamed", set("response.content_part.done", 1, "/part/text", "x".into()));
@@ -309,6 +322,8 @@ fn an_item_that_is_not_empty_and_in_progress_when_added_is_refused() {
     refuses(one, "not in_progress", set("response.output_item.added", 0, "/item/status", "completed".into()));
     refuses(one, "status", set("response.output_item.done", 0, "/item/status", "in_progress".into()));
     refuses(one, "arguments is not empty", set("response.output_item.added", 2, "/item/arguments", "{}".into()));
+    refuses(WITH_CUSTOM, "input is not empty", set("response.output_item.added", 2, "/item/input", "x".into()));
+    refuses(WITH_CUSTOM, "lacks 'format'", without("response.created", "/response/tools/0/format"));
     refuses(one, "name is empty", set("response.output_item.added", 2, "/item/name", "".into()));
     refuses(one, "call_id is empty", set("response.output_item.added", 2, "/item/call_id", "".into()));
     refuses(one, "content is not empty", |events| {
@@ -442,4 +457,33 @@ fn an_unstreamed_answer_has_the_shape_of_a_terminal_snapshot() {
     response["output"][0]["content"][0]["text"] = "Hullo".into();
     assert!(grammar::check_response(&response).is_err_and(|why| why.contains("output_text")));
     assert!(machine::response(plan(), &settings, b"<html>").is_err());
+}
+
+#[test]
+fn a_stream_in_one_dialect_is_no_good_stream_in_another() {
+    let dialects = [ApiDialect::OPENAI, ApiDialect::OPEN_RESPONSES, ApiDialect::SEMANTIC_ROUTER];
+    let reasoning = chunk(&json!({"choices":[{"delta":{"reasoning_content":"Let me"}}]}));
+    let error = chunk(&json!({"error":{"message":"boom"}}));
+    for spoken in dialects {
+        let settings = Settings { api: spoken, ..Settings::default() };
+        let plan = good_plan(STREAM_REQUEST, &settings);
+        let stream = machine::events(plan, &settings, [&*reasoning, &*error], End::Complete);
+        for expected in dialects {
+            let checked = grammar::check_in(&stream, expected);
+            assert_eq!(checked.is_ok(), spoken == expected, "{spoken:?} read as {expected:?}: {checked:?}");
+        }
+        // What differs cannot be wrong unnoticed.
+        let text = String::from_utf8(stream).unwrap();
+        for (right, wrong) in [
+            (
+                "\"param\":null,\"error\":{\"type\":\"server_error\",\"code\":\"server_error\"",
+                "\"param\":null,\"error\":{\"code\":\"x\"",
+            ),
+            ("data: [DONE]\n\n", ""),
+            ("response.reasoning.delta", "response.reasoning_text.delta"),
+        ] {
+            let broken = text.replace(right, wrong);
+            assert!(broken == text || grammar::check_in(broken.as_bytes(), spoken).is_err(), "{spoken:?}: {wrong:?}");
+        }
+    }
 }

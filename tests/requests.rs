@@ -48,6 +48,12 @@ fn chat_promises(chat: &Value) -> Result<(), String> {
     if chat.get("tools").is_none() && (chat.get("tool_choice").is_some() || chat.get("parallel_tool_calls").is_some()) {
         return Err("tool parameters without tools".to_owned());
     }
+    let mut names = HashSet::new();
+    for tool in chat["tools"].as_array().into_iter().flatten() {
+        if !names.insert(tool["function"]["name"].as_str()) {
+            return Err(format!("two tools are called {}", tool["function"]["name"]));
+        }
+    }
     let mut unanswered: Vec<&Value> = Vec::new();
     for message in chat["messages"].as_array().into_iter().flatten() {
         if message["role"] == "tool" {

@@ -15,6 +15,9 @@ use crate::support::grammar::{self, Summary};
 use crate::support::machine::{self, ENDED_AT, STREAM_REQUEST, chunk, good_plan};
 
 const SUMMARY_REQUEST: &str = r#"{"model":"m","input":"hi","stream":true,"reasoning":{"summary":"auto"}}"#;
+/// What [`arbitrary::chunks`] calls, as tools of other kinds.
+const TOOLS_REQUEST: &str = r#"{"model":"m","input":"hi","stream":true,"tools":[{"type":"custom","name":"f"},
+    {"type":"tool_search","execution":"client"},{"type":"namespace","name":"n","tools":[{"type":"custom","name":"g"}]}]}"#;
 const ENDS: [End; 3] = [End::Complete, End::Disconnected, End::ShuttingDown];
 
 #[test]
@@ -258,12 +261,11 @@ proptest! {
         chunks in arbitrary::chunks(),
         end in prop::sample::select(ENDS.to_vec()),
         beats: u16,
-        summary: bool,
+        request in prop::sample::select(vec![STREAM_REQUEST, SUMMARY_REQUEST, TOOLS_REQUEST]),
         done: bool,
         store_fails: bool,
     ) {
         let settings = Settings { max_answer_bytes: 2000, ..Settings::default() };
-        let request = if summary { SUMMARY_REQUEST } else { STREAM_REQUEST };
         let mut stream = ResponseStream::new(good_plan(request, &settings), AnswerForm::Events, &settings);
         let mut out = stream.take().to_vec();
         for (index, value) in chunks.iter().enumerate() {

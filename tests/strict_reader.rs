@@ -46,5 +46,5 @@ fn every_event_is_read() {
         }
     }
     // All that the machine can emit, so that none goes unread.
-    assert_eq!(names.len(), 21, "{names:#?}");
+    assert_eq!(names.len(), 23, "{names:#?}");
 }

@@ -102,6 +102,7 @@ impl Config {
         self.upstream.translation(Settings {
             api: self.response_api.dialect.into(),
             history_repair,
+            unsupported_tools: self.response_api.unsupported_tools,
             max_answer_bytes,
             max_sse_frame_bytes,
             ..Settings::default()

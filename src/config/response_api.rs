@@ -10,6 +10,7 @@ use super::disk::Disk;
 use super::reasoning_encryption::ReasoningEncryption;
 use super::redis::Redis;
 use crate::openai::dialect::DialectName;
+use crate::translate::settings::UnsupportedTools;
 
 /// The `response_api` block.
 #[derive(Debug, Clone, Deserialize)]
@@ -37,6 +38,8 @@ pub struct ResponseApi {
     /// 5000.
     #[serde(deserialize_with = "checked::milliseconds")]
     pub store_deadline_ms: Duration,
+    /// What becomes of tools that only their provider could run. Default: skip.
+    pub unsupported_tools: UnsupportedTools,
     /// What stands before `/v1/responses` in the path, such as `/openai`: empty, or it begins and does not end with a
     /// slash. Default: empty.
     #[serde(deserialize_with = "checked::url_prefix")]
@@ -60,6 +63,7 @@ impl Default for ResponseApi {
             max_memory_bytes: 256 * 1024 * 1024,
             on_store_error: OnStoreError::default(),
             store_deadline_ms: Duration::from_secs(5),
+            unsupported_tools: UnsupportedTools::default(),
             path_prefix: String::new(),
             reasoning_encryption: ReasoningEncryption::default(),
             disk: Disk::default(),

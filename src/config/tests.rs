@@ -18,7 +18,7 @@ use crate::translate::presets::Preset;
 use crate::translate::settings::{
     AssistantContent, DeveloperRole, EffortForm, EffortMap, ForwardUnknown, HistoryRepair, InputFiles, JsonSchemaForm,
     MaxTokensField, NamedToolChoice, ReasoningField, ReasoningReplay, ResponseFormatWithTools, SendOrDrop, Settings,
-    SplitThink, SystemMessages, ThinkTags, ToolOutputMedia,
+    SplitThink, SystemMessages, ThinkTags, ToolOutputMedia, UnsupportedTools,
 };
 use crate::translate::upstream_dialect::UpstreamDialect;
 
@@ -138,18 +138,7 @@ fn config_yaml_has_every_key() {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/config.yaml")).unwrap();
     let shown = format!("{:#?}", Config::default());
     let fields = shown.lines().filter_map(|line| line.trim().split_once(": ")).map(|(field, _)| field);
-    // Of an address, and of the switches that one word of `dialect` stands for.
-    let inner = [
-        "host",
-        "port",
-        "reasoning_events",
-        "sequence_numbers",
-        "error_event",
-        "done_frame",
-        "error_code",
-        "inherits_instructions",
-        "lists_instructions",
-    ];
+    let inner = ["host", "port"];
     let mut count = 0;
     for field in fields.filter(|field| !inner.contains(field)) {
         assert!(text.lines().any(|line| line.trim().starts_with(&format!("{field}:"))), "{field}");
@@ -178,6 +167,7 @@ response_api:
   on_store_error: degrade
   store_deadline_ms: 250
   path_prefix: /openai
+  unsupported_tools: refuse
   disk: {path: /var/lib/r.redb, max_bytes: 9, cache_bytes: 8}
   redis:
     address: "[::1]:7000"
@@ -312,6 +302,7 @@ telemetry: {log_format: json, log_level: "warn,responses_router=debug"}
             models: Vec::new(),
             api: ApiDialect::SEMANTIC_ROUTER,
             history_repair: HistoryRepair::Repair,
+            unsupported_tools: UnsupportedTools::Refuse,
             max_answer_bytes: 2,
             max_sse_frame_bytes: 3,
         }

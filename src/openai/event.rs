@@ -203,6 +203,22 @@ pub enum Event<'a> {
         name: &'a str,
         arguments: &'a str,
     },
+    #[serde(rename = "response.custom_tool_call_input.delta")]
+    CustomInputDelta {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        item_id: &'a str,
+        output_index: usize,
+        delta: &'a str,
+    },
+    #[serde(rename = "response.custom_tool_call_input.done")]
+    CustomInputDone {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sequence_number: Option<u64>,
+        item_id: &'a str,
+        output_index: usize,
+        input: &'a str,
+    },
     /// The error of a response that fails, flat as the OpenAI reference has it and nested as Open Responses has it.
     #[serde(rename = "error")]
     Error {
@@ -254,6 +270,8 @@ impl Event<'_> {
             Self::SummaryDone { .. } => "response.reasoning_summary_text.done",
             Self::ArgumentsDelta { .. } => "response.function_call_arguments.delta",
             Self::ArgumentsDone { .. } => "response.function_call_arguments.done",
+            Self::CustomInputDelta { .. } => "response.custom_tool_call_input.delta",
+            Self::CustomInputDone { .. } => "response.custom_tool_call_input.done",
             Self::Error { .. } => "error",
         }
     }

@@ -8,6 +8,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::chat::{InputAudio, InputFile};
 use super::raw::{InvalidMember, RawObject, read_raw};
+use super::tool_call::{self, CallKind, Side, ToolCall};
 use crate::id::{ItemPrefix, ResponseId};
 
 /// An item, as far as translation acts on it.
@@ -25,21 +26,27 @@ pub enum Item {
         /// Raw reasoning, or the summary where there is nothing else. May be empty.
         text: String,
     },
-    /// A call that the model made.
-    FunctionCall {
-        /// Pairs it with its output.
-        call_id: String,
-        /// What was called.
-        name: String,
-        /// JSON text.
-        arguments: String,
-    },
+    /// A call that the model made, of any kind that chat can tell.
+    Call(ToolCall),
     /// The result of a call.
-    FunctionCallOutput {
+    CallOutput {
+        /// Which item type it came as.
+        kind: CallKind,
         /// The call that this answers.
         call_id: String,
         /// What came out.
         output: Vec<Part>,
+    },
+    /// Tools that are offered from here on, beside those of the request. Says nothing itself.
+    AdditionalTools,
+    /// What one agent says to another, who reads it as a user's message.
+    AgentMessage {
+        /// Who says it, and to whom, as far as it is known.
+        heading: String,
+        /// Its readable text.
+        text: String,
+        /// Whether a part of it is readable to its provider only.
+        encrypted: bool,
     },
     /// A reference to a stored item.
     Reference {
@@ -120,7 +127,7 @@ fn wrong_type(param: impl Into<String>, reason: impl Into<String>) -> ItemError 
     ItemError::InvalidType(InvalidMember { param: param.into(), reason: reason.into() })
 }
 
-fn missing(param: impl Into<String>) -> ItemError {
+pub(super) fn missing(param: impl Into<String>) -> ItemError {
     ItemError::Missing { param: param.into() }
 }
 
@@ -135,28 +142,41 @@ pub fn parse(object: &RawObject, param: &str) -> Result<Item, ItemError> {
         // EasyInputMessage: the type may be left out.
         None if object.raw("role").is_some() => message(object, param),
         Some("reasoning") => reasoning(object, param),
-        Some("function_call") => Ok(Item::FunctionCall {
-            call_id: required(object, "call_id", param)?,
-            name: required(object, "name", param)?,
-            arguments: read(object, "arguments", param)?.unwrap_or_default(),
-        }),
-        Some("function_call_output") => Ok(Item::FunctionCallOutput {
-            call_id: required(object, "call_id", param)?,
-            output: call_output(object, param)?,
+        Some("additional_tools") => Ok(Item::AdditionalTools),
+        Some("agent_message") => agent_message(object, param),
+        // A trigger asks for another kind of answer than this service gives.
+        Some("compaction_trigger") => Err(ItemError::Unsupported {
+            param: format!("{param}.type"),
+            reason: "compaction is not offered".to_owned(),
         }),
         Some("item_reference") => Ok(Item::Reference { id: required(object, "id", param)? }),
         // ItemReferenceParam: the type may be left out or null.
         None if object.raw("id").is_some() => Ok(Item::Reference { id: required(object, "id", param)? }),
-        Some(other) => Ok(Item::Unknown { kind: other.to_owned() }),
+        // What a hosted search found is between it and its provider.
+        Some(kind @ ("tool_search_call" | "tool_search_output")) if object.raw("call_id").is_none() => {
+            Ok(Item::Unknown { kind: kind.to_owned() })
+        }
+        Some(kind) => match Side::of(kind) {
+            Some(Side::Call(kind)) => Ok(Item::Call(tool_call::call(object, kind, param)?)),
+            Some(Side::Output(kind)) => {
+                let (call_id, output) = tool_call::output(object, kind, param)?;
+                Ok(Item::CallOutput { kind, call_id, output })
+            }
+            None => Ok(Item::Unknown { kind: kind.to_owned() }),
+        },
         None => Err(missing(format!("{param}.type"))),
     }
 }
 
-fn read<T: serde::de::DeserializeOwned>(object: &RawObject, key: &str, param: &str) -> Result<Option<T>, ItemError> {
+pub(super) fn read<T: serde::de::DeserializeOwned>(
+    object: &RawObject,
+    key: &str,
+    param: &str,
+) -> Result<Option<T>, ItemError> {
     object.read(key).map_err(|error| wrong_type(format!("{param}.{}", error.param), error.reason))
 }
 
-fn required(object: &RawObject, key: &str, param: &str) -> Result<String, ItemError> {
+pub(super) fn required(object: &RawObject, key: &str, param: &str) -> Result<String, ItemError> {
     match read::<String>(object, key, param)? {
         Some(text) if !text.is_empty() => Ok(text),
         _ => Err(missing(format!("{param}.{key}"))),
@@ -197,30 +217,26 @@ fn reasoning(object: &RawObject, param: &str) -> Result<Item, ItemError> {
     Ok(Item::Reasoning { text: String::new() })
 }
 
-fn call_output(object: &RawObject, param: &str) -> Result<Vec<Part>, ItemError> {
-    let at = format!("{param}.output");
-    let Some(output) = object.raw("output") else {
-        // Null is a legal JSON result of a tool; a missing member is a mistake.
-        return if object.contains("output") { Ok(vec![Part::Text("null".to_owned())]) } else { Err(missing(at)) };
+/// What agents say to each other (Codex): text, and parts that only their provider can read.
+fn agent_message(object: &RawObject, param: &str) -> Result<Item, ItemError> {
+    let word = |key: &str| read::<String>(object, key, param);
+    let heading = match (word("author")?, word("recipient")?) {
+        (Some(author), Some(recipient)) => format!("Message from {author} to {recipient}:"),
+        (Some(author), None) => format!("Message from {author}:"),
+        (None, _) => "Message from another agent:".to_owned(),
     };
-    match output.get().as_bytes().first() {
-        Some(b'"') => text_or_parts(output, &at),
-        Some(b'[') if is_list_of_parts(output) => text_or_parts(output, &at),
-        // Numbers, objects and plain lists are what the tool returned: the model sees them as JSON.
-        _ => Ok(vec![Part::Text(output.get().to_owned())]),
+    let (mut texts, mut encrypted) = (Vec::new(), false);
+    for (index, part) in read::<Vec<RawObject>>(object, "content", param)?.unwrap_or_default().iter().enumerate() {
+        let at = format!("{param}.content[{index}]");
+        match required(part, "type", &at)?.as_str() {
+            "encrypted_content" => encrypted = true,
+            _ => texts.extend(self::part(part, &at)?.into_text()),
+        }
     }
+    Ok(Item::AgentMessage { heading, text: texts.join("\n"), encrypted })
 }
 
-fn is_list_of_parts(output: &RawValue) -> bool {
-    let items: Vec<&RawValue> = serde_json::from_str(output.get()).unwrap_or_default();
-    let is_part = |raw: &&RawValue| {
-        let object: Result<RawObject, _> = serde_json::from_str(raw.get());
-        object.is_ok_and(|object| object.text("type").is_some_and(|kind| kind.starts_with("input_") || kind == "text"))
-    };
-    !items.is_empty() && items.iter().all(is_part)
-}
-
-fn text_or_parts(raw: &RawValue, param: &str) -> Result<Vec<Part>, ItemError> {
+pub(super) fn text_or_parts(raw: &RawValue, param: &str) -> Result<Vec<Part>, ItemError> {
     if raw.get().starts_with('"') {
         let text: String = read_raw(param, raw).map_err(ItemError::InvalidType)?;
         return Ok(vec![Part::Text(text)]);
@@ -312,11 +328,11 @@ pub fn normalise(mut object: RawObject, item: &Item, id: &str) -> Result<Box<Raw
             }
             object.set_first("type", to_raw_value("message")?);
         }
-        Item::FunctionCall { .. } | Item::FunctionCallOutput { .. } => {
+        Item::Call(_) | Item::CallOutput { .. } => {
             object.set("status", to_raw_value(&object.text("status").as_deref().unwrap_or("completed"))?);
         }
         Item::Reference { .. } => object.set_first("type", to_raw_value("item_reference")?),
-        Item::Reasoning { .. } | Item::Unknown { .. } => {}
+        Item::Reasoning { .. } | Item::AdditionalTools | Item::AgentMessage { .. } | Item::Unknown { .. } => {}
     }
     object.set_first("id", to_raw_value(id)?);
     to_raw_value(&object)
@@ -345,9 +361,11 @@ pub fn id_for(object: &RawObject, item: &Item, response: &ResponseId, ordinal: u
     let prefix = match item {
         Item::Message { .. } => ItemPrefix::Message,
         Item::Reasoning { .. } => ItemPrefix::Reasoning,
-        Item::FunctionCall { .. } => ItemPrefix::FunctionCall,
-        Item::FunctionCallOutput { .. } => ItemPrefix::FunctionCallOutput,
-        Item::Reference { .. } | Item::Unknown { .. } => ItemPrefix::Other,
+        Item::Call(call) => Side::Call(call.kind).prefix(),
+        Item::CallOutput { kind, .. } => Side::Output(*kind).prefix(),
+        Item::AdditionalTools | Item::AgentMessage { .. } | Item::Reference { .. } | Item::Unknown { .. } => {
+            ItemPrefix::Other
+        }
     };
     response.item(prefix, ordinal)
 }
@@ -394,7 +412,7 @@ mod tests {
     fn a_tool_output_keeps_whatever_json_it_is() {
         let output =
             |json: &str| match parsed(&format!(r#"{{"type":"function_call_output","call_id":"c","output":{json}}}"#)) {
-                Ok(Item::FunctionCallOutput { output, .. }) => output,
+                Ok(Item::CallOutput { output, .. }) => output,
                 other => panic!("{other:?}"),
             };
         for json in ["42", "true", "null", r#"{"a":[1.50]}"#, "[1,2]", "[]"] {

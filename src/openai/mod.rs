@@ -8,3 +8,4 @@ pub mod input_items;
 pub mod item;
 pub mod raw;
 pub mod responses;
+pub mod tool_call;

@@ -180,7 +180,7 @@ impl From<ChatUsage> for Usage {
 }
 
 /// An output item.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the members are those of the reference, named as there")]
 pub enum OutputItem {
@@ -205,8 +205,30 @@ pub enum OutputItem {
         id: String,
         status: Status,
         call_id: String,
+        /// Omitted unless the tool stands in one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
         name: String,
         arguments: String,
+    },
+    CustomToolCall {
+        id: String,
+        status: Status,
+        call_id: String,
+        /// Omitted unless the tool stands in one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
+        name: String,
+        input: String,
+    },
+    ToolSearchCall {
+        id: String,
+        status: Status,
+        call_id: String,
+        /// Always `client`: a search that others run is not offered.
+        execution: &'static str,
+        /// Any JSON.
+        arguments: Box<RawValue>,
     },
 }
 

@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use super::{StoreError, foreign};
 use crate::id::{ItemPrefix, ResponseId};
 use crate::openai::raw::RawObject;
+use crate::openai::tool_call::Side;
 
 /// The version that [`Record::encode`] writes and the newest that [`Record::decode`] reads.
 ///
@@ -186,9 +187,7 @@ pub(super) fn with_id(item: Box<RawValue>, response: &ResponseId, ordinal: usize
     let prefix = match object.text("type").as_deref() {
         None | Some("message") => ItemPrefix::Message,
         Some("reasoning") => ItemPrefix::Reasoning,
-        Some("function_call") => ItemPrefix::FunctionCall,
-        Some("function_call_output") => ItemPrefix::FunctionCallOutput,
-        Some(_) => ItemPrefix::Other,
+        Some(kind) => Side::of(kind).map_or(ItemPrefix::Other, Side::prefix),
     };
     let Ok(id) = serde_json::value::to_raw_value(&response.item(prefix, ordinal)) else { return item };
     object.set_first("id", id);

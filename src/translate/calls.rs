@@ -3,8 +3,11 @@
 //! Backends disagree on how a delta names its call: by `index`, by `id`, by both, by neither, or with the same index
 //! for every call. The rules of [`Calls::locate`] never collapse two calls into one.
 
+use super::freeform::FreeformInput;
+use super::tool_names::{Tool, ToolNames};
 use crate::id::{ItemPrefix, ResponseId};
 use crate::openai::chat::ToolCallDelta;
+use crate::openai::tool_call::CallKind;
 
 /// The calls in the order in which they began.
 #[derive(Debug, Default)]
@@ -19,19 +22,91 @@ pub(super) struct Call {
     upstream_id: Option<String>,
     /// Fixed when the call is opened; empty before.
     pub(super) call_id: String,
-    /// Empty until the upstream has said it.
-    pub(super) name: String,
-    /// JSON text so far.
-    pub(super) arguments: String,
+    /// As the upstream says it; empty until it has.
+    name: String,
+    /// JSON text so far; empty for good once the call is `freeform`.
+    arguments: String,
     scan: ObjectScan,
+    /// Known when the call is opened.
+    opened: Option<Opened>,
     /// Touched by the current chunk's earlier entries.
     in_this_chunk: bool,
 }
 
+/// What is known of a call from its first event on.
+#[derive(Debug)]
+struct Opened {
+    tool: Tool,
+    /// What is written to a custom tool.
+    freeform: Option<FreeformInput>,
+    /// How many bytes of [`Call::text`] the client has seen.
+    sent: usize,
+}
+
 impl Call {
+    pub(super) fn has_name(&self) -> bool {
+        !self.name.is_empty()
+    }
+
+    pub(super) fn is_opened(&self) -> bool {
+        self.opened.is_some()
+    }
+
     /// Whether the arguments are one whole JSON object: nothing but white space can follow.
     pub(super) fn is_whole(&self) -> bool {
-        self.scan.whole
+        let freeform = self.opened.as_ref().and_then(|opened| opened.freeform.as_ref());
+        self.scan.whole && !freeform.is_some_and(FreeformInput::is_raw)
+    }
+
+    /// Finds the tool that is called.
+    pub(super) fn open(&mut self, names: &ToolNames) {
+        let plain = || Tool { kind: CallKind::Function, namespace: None, name: self.name.clone() };
+        let tool = names.tool(&self.name).cloned().unwrap_or_else(plain);
+        let freeform = (tool.kind == CallKind::Custom).then(|| {
+            let mut freeform = FreeformInput::default();
+            freeform.push(&std::mem::take(&mut self.arguments));
+            freeform
+        });
+        self.opened = Some(Opened { tool, freeform, sent: 0 });
+    }
+
+    /// The tool, once the call is opened.
+    pub(super) fn tool(&self) -> Option<&Tool> {
+        self.opened.as_ref().map(|opened| &opened.tool)
+    }
+
+    /// What the client is told of the arguments so far.
+    fn text(&self) -> &str {
+        match self.opened.as_ref().and_then(|opened| opened.freeform.as_ref()) {
+            Some(freeform) => freeform.certain(),
+            None => &self.arguments,
+        }
+    }
+
+    /// Marks all that is known as sent, and returns what of it was not before.
+    pub(super) fn unsent(&mut self) -> &str {
+        let end = self.text().len();
+        let Some(opened) = &mut self.opened else { return "" };
+        let sent = std::mem::replace(&mut opened.sent, end);
+        self.text().get(sent..).unwrap_or_default()
+    }
+
+    /// Says that nothing more comes, be it because the call was `cut`.
+    pub(super) fn end(&mut self, cut: bool) {
+        match self.opened.as_mut().and_then(|opened| opened.freeform.as_mut()) {
+            Some(freeform) => freeform.finish(cut),
+            // A call without arguments is `{}` to every client that parses them.
+            None if self.arguments.is_empty() && !cut => self.arguments.push_str("{}"),
+            None => {}
+        }
+    }
+
+    /// The whole text, which is not kept any longer.
+    pub(super) fn take_text(&mut self) -> String {
+        match self.opened.as_mut().and_then(|opened| opened.freeform.as_mut()) {
+            Some(freeform) => freeform.take(),
+            None => std::mem::take(&mut self.arguments),
+        }
     }
 }
 
@@ -82,7 +157,10 @@ impl Calls {
                 call.name.push_str(name);
                 kept_bytes += name.len();
             }
-            call.arguments.push_str(arguments);
+            match call.opened.as_mut().and_then(|opened| opened.freeform.as_mut()) {
+                Some(freeform) => freeform.push(arguments),
+                None => call.arguments.push_str(arguments),
+            }
             call.scan.push(arguments);
             call.in_this_chunk = true;
         }
@@ -148,6 +226,10 @@ impl Calls {
 /// Finds the end of a JSON object without parsing it twice: depth and string state, byte by byte.
 #[derive(Debug, Default)]
 struct ObjectScan {
+    /// More than white space has come.
+    begun: bool,
+    /// It did not begin like an object or a list: no JSON to scan.
+    foreign: bool,
     depth: usize,
     in_string: bool,
     escaped: bool,
@@ -166,12 +248,16 @@ impl ObjectScan {
                 }
                 continue;
             }
+            if !self.begun && !byte.is_ascii_whitespace() {
+                self.begun = true;
+                self.foreign = !matches!(byte, b'{' | b'[');
+            }
             match byte {
                 b'"' => self.in_string = true,
                 b'{' | b'[' => self.depth += 1,
                 b'}' | b']' => {
                     self.depth = self.depth.saturating_sub(1);
-                    self.whole = self.depth == 0;
+                    self.whole = self.depth == 0 && !self.foreign;
                 }
                 _ => {}
             }

@@ -13,16 +13,19 @@ pub mod request;
 pub mod sealing;
 pub mod settings;
 pub mod stream;
-pub mod tools;
 pub mod upstream_dialect;
 pub mod upstream_error;
 
 mod calls;
 mod emitter;
+mod freeform;
 mod output;
 mod parts;
 mod references;
 mod think;
+mod tool_choice;
+mod tool_names;
+mod tools;
 mod transcript;
 mod upstream_forms;
 

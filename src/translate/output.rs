@@ -1,8 +1,13 @@
 //! Output items and the events around their parts, each made in one place.
 
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::calls::Call;
 use super::emitter::Emitter;
+use super::tool_names::Tool;
 use crate::openai::event::Event;
 use crate::openai::responses::{ContentPart, OutputItem, Status};
+use crate::openai::tool_call::CallKind;
 
 /// A reasoning item; with its text, and in sealed form if it has one, once it is done.
 pub(super) fn reasoning_item(
@@ -25,8 +30,51 @@ pub(super) fn message_item(id: String, status: Status, content: Vec<ContentPart>
     OutputItem::Message { id, status, role: "assistant", content }
 }
 
-pub(super) fn call_item(id: String, status: Status, call_id: String, name: String, arguments: String) -> OutputItem {
-    OutputItem::FunctionCall { id, status, call_id, name, arguments }
+/// The item of a call of this tool; `text` is what the model has written so far.
+pub(super) fn call_item(id: String, status: Status, call_id: String, tool: &Tool, text: String) -> OutputItem {
+    let Tool { kind, namespace, name } = tool.clone();
+    match kind {
+        CallKind::Custom => OutputItem::CustomToolCall { id, status, call_id, namespace, name, input: text },
+        CallKind::ToolSearch => {
+            OutputItem::ToolSearchCall { id, status, call_id, execution: "client", arguments: json_or_text(text) }
+        }
+        CallKind::Function | CallKind::LocalShell | CallKind::Shell | CallKind::ApplyPatch => {
+            OutputItem::FunctionCall { id, status, call_id, namespace, name, arguments: text }
+        }
+    }
+}
+
+/// A model's JSON as it wrote it; what is none as a string, and nothing as no arguments.
+fn json_or_text(text: String) -> Box<RawValue> {
+    let text = if text.is_empty() { "{}".to_owned() } else { text };
+    let as_string = to_raw_value(&text);
+    RawValue::from_string(text).or(as_string).unwrap_or_else(|_| RawValue::NULL.to_owned())
+}
+
+/// What the client has not seen yet of what the model writes to a tool.
+pub(super) fn emit_call_text(emitter: &mut Emitter, item_id: &str, output_index: usize, call: &mut Call) {
+    let Some(kind) = call.tool().map(|tool| tool.kind) else { return };
+    let delta = call.unsent();
+    // A search has no events of its own: its arguments come with the whole item.
+    if delta.is_empty() || kind == CallKind::ToolSearch {
+        return;
+    }
+    emitter.emit(|sequence_number| match kind {
+        CallKind::Custom => Event::CustomInputDelta { sequence_number, item_id, output_index, delta },
+        _ => Event::ArgumentsDelta { sequence_number, item_id, output_index, delta },
+    });
+}
+
+/// All that the model wrote to a tool.
+pub(super) fn emit_call_done(emitter: &mut Emitter, item_id: &str, output_index: usize, tool: &Tool, text: &str) {
+    if tool.kind == CallKind::ToolSearch {
+        return;
+    }
+    let name = tool.name.as_str();
+    emitter.emit(|sequence_number| match tool.kind {
+        CallKind::Custom => Event::CustomInputDone { sequence_number, item_id, output_index, input: text },
+        _ => Event::ArgumentsDone { sequence_number, item_id, output_index, name, arguments: text },
+    });
 }
 
 pub(super) enum PartEdge<'a> {

@@ -12,6 +12,8 @@ use super::references::{self, Past, StoredItems, Turn};
 use super::sealing::{self, Seal};
 use super::settings::{MaxTokensField, SendOrDrop, Settings};
 use super::think::ThinkSplitter;
+use super::tool_choice;
+use super::tool_names::ToolNames;
 use super::tools::{self, ToolSet};
 use super::transcript::Transcript;
 use super::upstream_dialect::UpstreamDialect;
@@ -54,6 +56,8 @@ pub struct Plan {
     pub(super) think: Option<ThinkSplitter>,
     /// Seals the reasoning, because the request asked for it.
     pub(super) seal: Option<Arc<dyn Seal>>,
+    /// Which tool each name in chat stands for.
+    pub(super) tool_names: Box<ToolNames>,
     echo: Echo,
 }
 
@@ -141,7 +145,7 @@ pub fn request(
     let model = create.model.take().or_else(|| settings.default_model.clone());
     let model = model.ok_or_else(|| RequestError::Missing { param: "model".to_owned() })?;
     let dialect = settings.for_model(&model);
-    let mut tool_set = tools::translate(&create.tools, create.tool_choice.as_deref(), &mut lossy)?;
+    let mut tool_set = tools::translate(&create, settings.unsupported_tools, &mut lossy)?;
     upstream_forms::restrict_tools(&mut tool_set, dialect, &mut lossy);
     let format = upstream_forms::answer_format(&create.text, &tool_set, dialect, &mut lossy)?;
 
@@ -151,7 +155,7 @@ pub fn request(
         None
     };
     let instructions = create.instructions.as_deref().or(inherited.as_deref());
-    let mut transcript = Transcript::new(dialect, settings.history_repair, instructions);
+    let mut transcript = Transcript::new(dialect, &tool_set.names, settings.history_repair, instructions);
     for turn in past.chain {
         add_turn(&mut transcript, *turn, seal.as_deref(), &mut lossy)?;
     }
@@ -210,7 +214,8 @@ pub fn request(
     chat.extras = extras(&create.extras, &chat, dialect, &mut lossy);
     let body = serde_json::to_vec(&chat).map_err(unserialisable)?;
     let (stream, store, think) = (create.stream, create.store, ThinkSplitter::of(dialect));
-    let plan = Plan { id, created_at: now, stream, store, summary, input, lossy, think, seal, echo };
+    let tool_names = Box::new(tool_set.names);
+    let plan = Plan { id, created_at: now, stream, store, summary, input, lossy, think, seal, tool_names, echo };
     Ok(Translated { chat: body, plan })
 }
 
@@ -315,7 +320,7 @@ fn echo(create: &CreateRequest, tools: &ToolSet, model: String) -> Result<Echo, 
         service_tier: create.service_tier.clone().unwrap_or_else(|| "default".to_owned()),
         temperature: or_one(&create.temperature),
         text: text_echo(&create.text).map_err(unserialisable)?,
-        tool_choice: tools::echo_of_choice(create.tool_choice.as_deref()).map_err(unserialisable)?,
+        tool_choice: tool_choice::echo(create.tool_choice.as_deref()).map_err(unserialisable)?,
         tools: tools.echo.clone(),
         top_logprobs: create.top_logprobs.unwrap_or(0),
         top_p: or_one(&create.top_p),

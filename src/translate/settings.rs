@@ -25,6 +25,8 @@ pub struct Settings {
     pub api: ApiDialect,
     /// What becomes of calls without output and of outputs without call. Default: such a request is a 400.
     pub history_repair: HistoryRepair,
+    /// What becomes of tools of types that chat lacks. Default: skipped.
+    pub unsupported_tools: UnsupportedTools,
     /// The most bytes of an upstream's answer, and of the text gathered from its stream. Default: 64 MiB.
     pub max_answer_bytes: usize,
     /// The most bytes of one SSE frame of the upstream. Default: 8 MiB.
@@ -39,6 +41,7 @@ impl Default for Settings {
             models: Vec::new(),
             api: ApiDialect::default(),
             history_repair: HistoryRepair::default(),
+            unsupported_tools: UnsupportedTools::default(),
             max_answer_bytes: 64 * 1024 * 1024,
             max_sse_frame_bytes: 8 * 1024 * 1024,
         }
@@ -171,6 +174,17 @@ pub enum ReasoningReplay {
     ToolTurns,
     /// With every assistant message.
     Always,
+}
+
+/// What becomes of tools whose types chat lacks: `web_search`, `file_search`, `mcp`, `shell`, ….
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case", expecting = "skip or refuse")]
+pub enum UnsupportedTools {
+    /// The request goes on without them, and the answer says so: agents always send some.
+    #[default]
+    Skip,
+    /// The request is a 400 that names the first.
+    Refuse,
 }
 
 /// The member of an assistant message under which its reasoning goes back up.

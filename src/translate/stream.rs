@@ -16,11 +16,14 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::calls::{Added, Calls};
+use super::calls::{Added, Call, Calls};
 use super::emitter::Emitter;
 use super::ending::{End, FinishReason, Finished, Outcome, upstream_failure};
 use super::error::BadAnswer;
-use super::output::{PartEdge, call_item, emit_part_done, emit_reasoning_part, message_item, reasoning_item};
+use super::output::{
+    PartEdge, call_item, emit_call_done, emit_call_text, emit_part_done, emit_reasoning_part, message_item,
+    reasoning_item,
+};
 use super::request::{Plan, ResponseState};
 use super::sealing;
 use super::settings::Settings;
@@ -30,6 +33,7 @@ use crate::id::ItemPrefix;
 use crate::openai::chat::{ChatAnswer, Message, TokenLogprob, ToolCallDelta};
 use crate::openai::event::Event;
 use crate::openai::responses::{ContentPart, OutputItem, ResponseError, Status, Usage};
+use crate::openai::tool_call::Side;
 use crate::sse::Decoder;
 
 /// The most calls of one answer. Finding the call of a delta is a walk over all of them, and no agent makes so many.
@@ -344,17 +348,11 @@ impl ResponseStream {
             return self.fail(upstream_failure("The upstream made more tool calls than this service accepts."));
         }
         let is_held = |held: &Held| matches!(held, Held::Call { position: held } if *held == position);
-        let opened = self.calls.get(position).is_some_and(|call| !call.call_id.is_empty());
+        let opened = self.calls.get(position).is_some_and(Call::is_opened);
         match &self.open {
             Open::Call { id, position: open } if *open == position => {
-                if !arguments.is_empty() {
-                    let output_index = self.output.len();
-                    self.emitter.emit(|sequence_number| Event::ArgumentsDelta {
-                        sequence_number,
-                        item_id: id,
-                        output_index,
-                        delta: arguments,
-                    });
+                if let Some(call) = self.calls.get_mut(position) {
+                    emit_call_text(&mut self.emitter, id, self.output.len(), call);
                 }
             }
             _ if opened => {
@@ -377,7 +375,7 @@ impl ResponseStream {
                 (_, None) => return,
                 (Open::Nothing, Some(Held::Call { position })) => {
                     // Clients need the name with the item's first event.
-                    if self.calls.get(*position).is_none_or(|call| call.name.is_empty()) {
+                    if !self.calls.get(*position).is_some_and(Call::has_name) {
                         return;
                     }
                     true
@@ -501,18 +499,13 @@ impl ResponseStream {
         let output_index = self.output.len();
         let ordinal = self.plan.input.len() + output_index;
         self.calls.settle_id(position, &self.plan.id, ordinal);
-        let id = self.next_item_id(ItemPrefix::FunctionCall);
-        let Some(call) = self.calls.get(position) else { return };
-        let item = call_item(id.clone(), Status::InProgress, call.call_id.clone(), call.name.clone(), String::new());
+        let Some(call) = self.calls.get_mut(position) else { return };
+        call.open(&self.plan.tool_names);
+        let Some(tool) = call.tool() else { return };
+        let id = self.plan.id.item(Side::Call(tool.kind).prefix(), ordinal);
+        let item = call_item(id.clone(), Status::InProgress, call.call_id.clone(), tool, String::new());
         self.emitter.emit(|sequence_number| Event::ItemAdded { sequence_number, output_index, item: &item });
-        if !call.arguments.is_empty() {
-            self.emitter.emit(|sequence_number| Event::ArgumentsDelta {
-                sequence_number,
-                item_id: &id,
-                output_index,
-                delta: &call.arguments,
-            });
-        }
+        emit_call_text(&mut self.emitter, &id, output_index, call);
         self.open = Open::Call { id, position };
     }
 
@@ -536,26 +529,12 @@ impl ResponseStream {
             }
             Open::Call { id, position } => {
                 let Some(call) = self.calls.get_mut(position) else { return };
-                if call.arguments.is_empty() && status == Status::Completed {
-                    // A call without arguments is `{}` to every client that parses them.
-                    call.arguments.push_str("{}");
-                    let (item_id, delta) = (id.as_str(), call.arguments.as_str());
-                    emitter.emit(|sequence_number| Event::ArgumentsDelta {
-                        sequence_number,
-                        item_id,
-                        output_index,
-                        delta,
-                    });
-                }
-                emitter.emit(|sequence_number| Event::ArgumentsDone {
-                    sequence_number,
-                    item_id: &id,
-                    output_index,
-                    name: &call.name,
-                    arguments: &call.arguments,
-                });
-                let arguments = std::mem::take(&mut call.arguments);
-                call_item(id, status, call.call_id.clone(), call.name.clone(), arguments)
+                call.end(status != Status::Completed);
+                emit_call_text(emitter, &id, output_index, call);
+                let text = call.take_text();
+                let Some(tool) = call.tool() else { return };
+                emit_call_done(emitter, &id, output_index, tool, &text);
+                call_item(id, status, call.call_id.clone(), tool, text)
             }
         };
         emitter.emit(|sequence_number| Event::ItemDone { sequence_number, output_index, item: &item });
@@ -597,7 +576,7 @@ impl ResponseStream {
         let calls = &self.calls;
         let held = self.held.len();
         self.held.retain(|held| match held {
-            Held::Call { position } => calls.get(*position).is_some_and(|call| !call.name.is_empty()),
+            Held::Call { position } => calls.get(*position).is_some_and(Call::has_name),
             _ => true,
         });
         held != self.held.len()

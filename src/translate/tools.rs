@@ -1,196 +1,309 @@
-//! Tools and `tool_choice`: the flat form of the Responses API into the nested form of chat.
+//! Tools: the Responses forms into the one form of chat, a function.
 //!
-//! Tool types that chat lacks are skipped and reported, never refused: agents always send some. A choice that could
-//! only be met by a skipped tool is refused, never widened.
+//! Functions go up as they are; the tools of a namespace flattened; a custom tool as a function of one string with its
+//! grammar in the description; a search that the client runs as a function, too. Types that chat lacks are skipped and
+//! reported, because agents always send some, unless the operator has them refused.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use serde::Deserialize;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::{RawValue, to_raw_value};
 
+use super::create::CreateRequest;
 use super::error::RequestError;
 use super::lossy::{Lossy, skip_unknown};
-use crate::openai::chat::{ChatTool, ChatToolChoice, FunctionDefinition, FunctionName};
+use super::settings::UnsupportedTools;
+use super::tool_choice;
+use super::tool_names::{Tool, ToolKey, ToolNames};
+use crate::openai::chat::{ChatTool, ChatToolChoice, FunctionDefinition};
+use crate::openai::item::Item;
 use crate::openai::raw::{InvalidMember, RawObject};
+use crate::openai::tool_call::CallKind;
 
-/// What a function tool says that chat can say too.
+/// What a tool says that chat can say too, by its type.
 const FUNCTION_MEMBERS: [&str; 5] = ["type", "name", "description", "parameters", "strict"];
+const CUSTOM_MEMBERS: [&str; 4] = ["type", "name", "description", "format"];
+const NAMESPACE_MEMBERS: [&str; 4] = ["type", "name", "description", "tools"];
+const SEARCH_MEMBERS: [&str; 4] = ["type", "execution", "description", "parameters"];
+
+/// The schema of a custom tool that goes up as a function.
+const FREEFORM_SCHEMA: &str =
+    r#"{"type":"object","properties":{"input":{"type":"string"}},"required":["input"],"additionalProperties":false}"#;
 
 /// The tools of a request in both forms.
 #[derive(Debug)]
-pub struct ToolSet {
+pub(super) struct ToolSet {
     /// What the upstream is offered. Empty: neither tools nor choice go up.
-    pub chat: Vec<ChatTool>,
+    pub(super) chat: Vec<ChatTool>,
     /// The choice that goes with them.
-    pub choice: Option<ChatToolChoice>,
-    /// What the response repeats: the Responses form, gaps filled with null.
-    pub echo: Vec<RawObject>,
+    pub(super) choice: Option<ChatToolChoice>,
+    /// What the response repeats: the Responses form, gaps filled.
+    pub(super) echo: Vec<RawObject>,
+    /// Which tool each name stands for.
+    pub(super) names: ToolNames,
 }
 
-/// Translates `tools` and `tool_choice`.
+/// A tool that goes up.
+#[derive(Debug)]
+pub(super) struct Offer {
+    pub(super) tool: Tool,
+    description: Option<String>,
+    parameters: Option<Box<RawValue>>,
+    strict: Option<bool>,
+    /// A search found it: the client may find it again, in a newer version.
+    found: bool,
+}
+
+/// Translates `tools`, the tools within `input`, and `tool_choice`.
 ///
 /// # Errors
 /// [`RequestError`] naming the tool member at fault, or `tool_choice` when it names what is not there.
-pub fn translate(tools: &[RawObject], choice: Option<&RawValue>, lossy: &mut Lossy) -> Result<ToolSet, RequestError> {
-    let mut chat = Vec::new();
-    let mut echo = Vec::with_capacity(tools.len());
-    for (index, tool) in tools.iter().enumerate() {
-        let kind = member::<String>(tool, "type", index)?.ok_or_else(|| missing(index, "type"))?;
-        if kind == "function" {
-            skip_unknown(tool, &FUNCTION_MEMBERS, "tool", lossy);
-            chat.push(function(tool, index)?);
-            echo.push(echo_of_function(tool));
-        } else {
-            lossy.skip("tool_type", &kind);
-            echo.push(tool.clone());
-        }
+pub(super) fn translate(
+    create: &CreateRequest,
+    unsupported: UnsupportedTools,
+    lossy: &mut Lossy,
+) -> Result<ToolSet, RequestError> {
+    let mut offers = Offers { unsupported, offers: Vec::new(), places: HashMap::new(), namespaces: HashMap::new() };
+    offers.add_all(&create.tools, "tools", false, lossy)?;
+    for (index, input) in create.input.iter().enumerate() {
+        let found = match &input.item {
+            Item::AdditionalTools => false,
+            Item::CallOutput { kind: CallKind::ToolSearch, .. } => true,
+            _ => continue,
+        };
+        let place = format!("input[{index}].tools");
+        let tools: Vec<RawObject> = member(&input.object, &format!("input[{index}]"), "tools")?
+            .ok_or_else(|| RequestError::Missing { param: place.clone() })?;
+        offers.add_all(&tools, &place, found, lossy)?;
     }
-    let choice = apply_choice(choice, &mut chat)?;
+    let Offers { mut offers, namespaces, .. } = offers;
+    // The names of all of them, so that one that is not allowed this time keeps its name in the history.
+    let names = ToolNames::new(offers.iter().map(|offer| &offer.tool));
+    let choice = tool_choice::apply(create.tool_choice.as_deref(), &mut offers, &names)?;
     // A choice without tools is refused by many backends; `auto` and `none` mean nothing then.
-    let choice = choice.filter(|_| !chat.is_empty());
-    Ok(ToolSet { chat, choice, echo })
+    let choice = choice.filter(|_| !offers.is_empty());
+    let chat = functions(offers, namespaces, &names);
+    Ok(ToolSet { chat, choice, echo: create.tools.iter().map(echo).collect::<Result<_, _>>()?, names })
 }
 
-fn member<T: serde::de::DeserializeOwned>(
-    tool: &RawObject,
-    key: &str,
-    index: usize,
-) -> Result<Option<T>, RequestError> {
-    tool.read(key).map_err(|error| {
-        let param = format!("tools[{index}].{key}");
-        RequestError::InvalidType(InvalidMember { param, reason: error.reason })
+/// Tools in the order in which they came, each once.
+struct Offers {
+    unsupported: UnsupportedTools,
+    offers: Vec<Offer>,
+    places: HashMap<ToolKey, usize>,
+    /// Descriptions.
+    namespaces: HashMap<String, String>,
+}
+
+impl Offers {
+    fn add_all(
+        &mut self,
+        tools: &[RawObject],
+        place: &str,
+        found: bool,
+        lossy: &mut Lossy,
+    ) -> Result<(), RequestError> {
+        for (index, tool) in tools.iter().enumerate() {
+            let place = format!("{place}[{index}]");
+            match required(tool, &place, "type")?.as_str() {
+                "namespace" => {
+                    skip_unknown(tool, &NAMESPACE_MEMBERS, "tool", lossy);
+                    let namespace = required(tool, &place, "name")?;
+                    if let Some(description) = described(tool, &place)? {
+                        let known = self.namespaces.entry(namespace.clone()).or_insert_with(|| description.clone());
+                        if *known != description {
+                            lossy.skip("tool", "description");
+                        }
+                    }
+                    let tools: Vec<RawObject> = member(tool, &place, "tools")?
+                        .ok_or_else(|| RequestError::Missing { param: format!("{place}.tools") })?;
+                    for (index, tool) in tools.iter().enumerate() {
+                        let place = format!("{place}.tools[{index}]");
+                        let kind = required(tool, &place, "type")?;
+                        self.add(tool, &kind, Some(&namespace), &place, found, lossy)?;
+                    }
+                }
+                kind => self.add(tool, kind, None, &place, found, lossy)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        tool: &RawObject,
+        kind: &str,
+        namespace: Option<&str>,
+        place: &str,
+        found: bool,
+        lossy: &mut Lossy,
+    ) -> Result<(), RequestError> {
+        let by_client = || tool.text("execution").as_deref() == Some("client");
+        let (kind, known) = match (kind, namespace) {
+            ("function", _) => (CallKind::Function, FUNCTION_MEMBERS.as_slice()),
+            ("custom", _) => (CallKind::Custom, CUSTOM_MEMBERS.as_slice()),
+            ("tool_search", None) if by_client() => (CallKind::ToolSearch, SEARCH_MEMBERS.as_slice()),
+            (other, _) if self.unsupported == UnsupportedTools::Skip => {
+                lossy.skip("tool_type", other);
+                return Ok(());
+            }
+            (other, _) => {
+                let kind: String = other.chars().take(64).collect();
+                let reason = format!("tools of type '{kind}' are not offered");
+                return Err(RequestError::Unsupported { param: format!("{place}.type"), reason });
+            }
+        };
+        if found {
+            // What a search has found is loaded, whatever it says about being loaded later.
+            skip_unknown(tool, &[known, &["defer_loading"]].concat(), "tool", lossy);
+        } else {
+            skip_unknown(tool, known, "tool", lossy);
+        }
+        let name = match kind.builtin_name() {
+            Some(name) => name.to_owned(),
+            None => required(tool, place, "name")?,
+        };
+        let offer = Offer {
+            tool: Tool { kind, namespace: namespace.map(str::to_owned), name },
+            description: if kind == CallKind::Custom {
+                freeform_description(tool, place)?
+            } else {
+                described(tool, place)?
+            },
+            parameters: match kind {
+                CallKind::Custom => Some(freeform_schema()?),
+                // A schema is an object; what it says is the backend's to judge.
+                _ => member::<RawObject>(tool, place, "parameters")?
+                    .and_then(|_| tool.raw("parameters").map(ToOwned::to_owned)),
+            },
+            strict: if kind == CallKind::Function { member(tool, place, "strict")? } else { None },
+            found,
+        };
+        self.offer(offer, place)
+    }
+
+    fn offer(&mut self, offer: Offer, place: &str) -> Result<(), RequestError> {
+        let key = offer.tool.key();
+        let known = self.places.get(&key).and_then(|index| self.offers.get_mut(*index));
+        match known {
+            None => {
+                self.places.insert(key, self.offers.len());
+                self.offers.push(offer);
+            }
+            Some(known) if known.found || offer.found => *known = offer,
+            Some(known) if known.is_like(&offer) => {}
+            Some(_) => {
+                let reason = "another tool of this name is offered already".to_owned();
+                return Err(RequestError::InvalidValue { param: format!("{place}.name"), reason });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Offer {
+    /// Whether the model would see no difference.
+    fn is_like(&self, other: &Self) -> bool {
+        let schema = |offer: &Self| -> Option<serde_json::Value> {
+            offer.parameters.as_ref().and_then(|schema| serde_json::from_str(schema.get()).ok())
+        };
+        self.tool == other.tool
+            && self.description == other.description
+            && self.strict == other.strict
+            && schema(self) == schema(other)
+    }
+}
+
+/// The functions of the offers; the first of each namespace tells what the namespace is for.
+fn functions(offers: Vec<Offer>, mut namespaces: HashMap<String, String>, names: &ToolNames) -> Vec<ChatTool> {
+    let function = |offer: Offer| {
+        let name = names.in_chat(&offer.tool);
+        let Offer { tool, description, parameters, strict, .. } = offer;
+        let of_namespace = tool.namespace.and_then(|namespace| namespaces.remove(&namespace));
+        let description = match (of_namespace, description) {
+            (Some(namespace), Some(tool)) => Some(format!("{namespace}\n\n{tool}")),
+            (namespace, tool) => namespace.or(tool),
+        };
+        ChatTool { kind: "function", function: FunctionDefinition { name, description, parameters, strict } }
+    };
+    offers.into_iter().map(function).collect()
+}
+
+/// A custom tool's own description and what its input must look like.
+fn freeform_description(tool: &RawObject, place: &str) -> Result<Option<String>, RequestError> {
+    let description = described(tool, place)?;
+    let Some(format) = member::<RawObject>(tool, place, "format")? else { return Ok(description) };
+    let place = format!("{place}.format");
+    let grammar = match required(&format, &place, "type")?.as_str() {
+        "text" => return Ok(description),
+        "grammar" => {
+            let language = match required(&format, &place, "syntax")?.as_str() {
+                "lark" => "Lark grammar",
+                "regex" => "regular expression",
+                _ => return Err(invalid(format!("{place}.syntax"), "must be 'lark' or 'regex'")),
+            };
+            let definition = required(&format, &place, "definition")?;
+            format!("The text in 'input' must match this {language}:\n\n{definition}")
+        }
+        _ => return Err(invalid(format!("{place}.type"), "must be 'text' or 'grammar'")),
+    };
+    Ok(Some(description.map_or_else(|| grammar.clone(), |description| format!("{description}\n\n{grammar}"))))
+}
+
+fn freeform_schema() -> Result<Box<RawValue>, RequestError> {
+    // Never fails: the schema is JSON.
+    RawValue::from_string(FREEFORM_SCHEMA.to_owned()).map_err(|error| RequestError::History(error.to_string()))
+}
+
+fn described(tool: &RawObject, place: &str) -> Result<Option<String>, RequestError> {
+    Ok(member::<String>(tool, place, "description")?.filter(|description| !description.is_empty()))
+}
+
+fn member<T: DeserializeOwned>(object: &RawObject, place: &str, key: &str) -> Result<Option<T>, RequestError> {
+    object.read(key).map_err(|InvalidMember { reason, .. }| {
+        RequestError::InvalidType(InvalidMember { param: format!("{place}.{key}"), reason })
     })
 }
 
-fn missing(index: usize, key: &str) -> RequestError {
-    RequestError::Missing { param: format!("tools[{index}].{key}") }
+fn required(object: &RawObject, place: &str, key: &str) -> Result<String, RequestError> {
+    member::<String>(object, place, key)?
+        .filter(|text| !text.is_empty())
+        .ok_or_else(|| RequestError::Missing { param: format!("{place}.{key}") })
 }
 
-fn function(tool: &RawObject, index: usize) -> Result<ChatTool, RequestError> {
-    let name = member::<String>(tool, "name", index)?.filter(|name| !name.is_empty());
-    let function = FunctionDefinition {
-        name: name.ok_or_else(|| missing(index, "name"))?,
-        description: member(tool, "description", index)?,
-        // A schema is an object; what it says is the backend's to judge.
-        parameters: member::<RawObject>(tool, "parameters", index)?
-            .and_then(|_| tool.raw("parameters").map(ToOwned::to_owned)),
-        strict: member(tool, "strict", index)?,
-    };
-    Ok(ChatTool { kind: "function", function })
+fn invalid(param: String, reason: &str) -> RequestError {
+    RequestError::InvalidValue { param, reason: reason.to_owned() }
 }
 
-fn echo_of_function(tool: &RawObject) -> RawObject {
+/// The echo of a tool: as it came, what typed clients look for filled in.
+fn echo(tool: &RawObject) -> Result<RawObject, RequestError> {
+    #[derive(Serialize)]
+    struct AnyText {
+        r#type: &'static str,
+    }
+    let unserialisable = |error: serde_json::Error| RequestError::History(error.to_string());
     let mut echo = tool.clone();
-    for key in ["description", "parameters", "strict"] {
+    let nulls: &[&str] = match tool.text("type").as_deref() {
+        Some("function") => &["description", "parameters", "strict"],
+        Some("custom") => {
+            if tool.raw("format").is_none() {
+                echo.set("format", to_raw_value(&AnyText { r#type: "text" }).map_err(unserialisable)?);
+            }
+            &["description"]
+        }
+        Some("namespace") => {
+            let tools: Vec<RawObject> = tool.read("tools")?.unwrap_or_default();
+            let tools = tools.iter().map(self::echo).collect::<Result<Vec<_>, _>>()?;
+            echo.set("tools", to_raw_value(&tools).map_err(unserialisable)?);
+            &[]
+        }
+        _ => &[],
+    };
+    for key in nulls {
         if !echo.contains(key) {
             echo.set(key, RawValue::NULL.to_owned());
         }
     }
-    echo
-}
-
-/// The forms of `tool_choice` that name something. Which members each has is checked where it is applied.
-#[derive(Deserialize)]
-struct NamedChoice {
-    #[serde(rename = "type")]
-    kind: String,
-    name: Option<String>,
-    mode: Option<String>,
-    tools: Option<Vec<NamedTool>>,
-}
-
-#[derive(Deserialize)]
-struct NamedTool {
-    #[serde(rename = "type")]
-    kind: String,
-    name: Option<String>,
-}
-
-fn invalid(reason: impl Into<String>) -> RequestError {
-    RequestError::InvalidValue { param: "tool_choice".to_owned(), reason: reason.into() }
-}
-
-fn mode(word: &str) -> Option<&'static str> {
-    ["auto", "none", "required"].into_iter().find(|mode| *mode == word)
-}
-
-fn apply_choice(choice: Option<&RawValue>, chat: &mut Vec<ChatTool>) -> Result<Option<ChatToolChoice>, RequestError> {
-    let Some(choice) = choice else { return Ok(None) };
-    if let Ok(word) = serde_json::from_str::<String>(choice.get()) {
-        let mode = mode(&word).ok_or_else(|| invalid("must be 'auto', 'none', 'required' or an object"))?;
-        return needs_a_tool(mode, chat).map(|mode| Some(ChatToolChoice::Mode(mode)));
-    }
-    let named: NamedChoice = serde_json::from_str(choice.get()).map_err(|_| {
-        let reason = "must be 'auto', 'none', 'required' or an object with a 'type'".to_owned();
-        RequestError::InvalidType(InvalidMember { param: "tool_choice".to_owned(), reason })
-    })?;
-    match named.kind.as_str() {
-        "function" => {
-            let name = named.name.ok_or_else(|| invalid("a choice of type 'function' needs a 'name'"))?;
-            find(&names(chat), &name)?;
-            Ok(Some(ChatToolChoice::Function { kind: "function", function: FunctionName { name } }))
-        }
-        "allowed_tools" => {
-            let word = named.mode.as_deref().unwrap_or("auto");
-            let mode = mode(word).filter(|mode| *mode != "none");
-            let mode = mode.ok_or_else(|| invalid("the mode of 'allowed_tools' must be 'auto' or 'required'"))?;
-            let allowed = named.tools.filter(|tools| !tools.is_empty());
-            let allowed = allowed.ok_or_else(|| invalid("a choice of type 'allowed_tools' needs 'tools'"))?;
-            restrict(chat, &allowed)?;
-            needs_a_tool(mode, chat).map(|mode| Some(ChatToolChoice::Mode(mode)))
-        }
-        other => {
-            let kind: String = other.chars().take(64).collect();
-            Err(invalid(format!("tools of type '{kind}' are not offered, so none can be chosen")))
-        }
-    }
-}
-
-fn needs_a_tool(mode: &'static str, chat: &[ChatTool]) -> Result<&'static str, RequestError> {
-    if mode == "required" && chat.is_empty() {
-        return Err(invalid("'required' needs at least one function tool in 'tools'"));
-    }
-    Ok(mode)
-}
-
-/// How often each function name stands in `tools`.
-fn names(chat: &[ChatTool]) -> HashMap<String, usize> {
-    let mut names = HashMap::with_capacity(chat.len());
-    for tool in chat {
-        *names.entry(tool.function.name.clone()).or_default() += 1;
-    }
-    names
-}
-
-fn find(names: &HashMap<String, usize>, name: &str) -> Result<(), RequestError> {
-    match names.get(name) {
-        Some(1) => Ok(()),
-        None => Err(invalid("names a function that is not in 'tools'")),
-        Some(_) => Err(invalid("names a function that is in 'tools' more than once")),
-    }
-}
-
-/// Leaves only the allowed tools, in the order of `tools`.
-fn restrict(chat: &mut Vec<ChatTool>, allowed: &[NamedTool]) -> Result<(), RequestError> {
-    let names = names(chat);
-    let mut kept = HashSet::with_capacity(allowed.len());
-    for tool in allowed {
-        match (&*tool.kind, &tool.name) {
-            ("function", Some(name)) => {
-                find(&names, name)?;
-                kept.insert(name.as_str());
-            }
-            _ => return Err(invalid("'allowed_tools' may list function tools by name only")),
-        }
-    }
-    chat.retain(|tool| kept.contains(tool.function.name.as_str()));
-    Ok(())
-}
-
-/// The echo of `tool_choice`: as given, or `auto`.
-///
-/// # Errors
-/// Never in practice: a string always serialises.
-pub fn echo_of_choice(choice: Option<&RawValue>) -> Result<Box<RawValue>, serde_json::Error> {
-    choice.map_or_else(|| to_raw_value("auto"), |choice| Ok(choice.to_owned()))
+    Ok(echo)
 }

@@ -7,15 +7,18 @@
 use std::collections::HashMap;
 
 use super::error::RequestError;
+use super::freeform;
 use super::lossy::Lossy;
 use super::parts::{self, ToolOutput};
 use super::settings::{
     AssistantContent, DeveloperRole, HistoryRepair, ReasoningField, ReasoningReplay, SystemMessages,
 };
 use super::think::ThinkSplitter;
+use super::tool_names::{Tool, ToolNames};
 use super::upstream_dialect::UpstreamDialect;
 use crate::openai::chat::{CalledFunction, ChatContent, ChatMessage, ChatPart, ChatToolCall};
 use crate::openai::item::{Item, Part, Role};
+use crate::openai::tool_call::{CallKind, ToolCall};
 
 /// The output of a call that has none.
 const NO_OUTPUT: &str = "tool result unavailable";
@@ -23,6 +26,7 @@ const NO_OUTPUT: &str = "tool result unavailable";
 /// Gathers items in order, oldest first, and then becomes messages.
 pub(super) struct Transcript<'a> {
     dialect: &'a UpstreamDialect,
+    names: &'a ToolNames,
     repair: HistoryRepair,
     /// Instructions and hoisted system text, in order.
     leading: Vec<String>,
@@ -62,9 +66,15 @@ struct Call {
 }
 
 impl<'a> Transcript<'a> {
-    pub(super) fn new(dialect: &'a UpstreamDialect, repair: HistoryRepair, instructions: Option<&str>) -> Self {
+    pub(super) fn new(
+        dialect: &'a UpstreamDialect,
+        names: &'a ToolNames,
+        repair: HistoryRepair,
+        instructions: Option<&str>,
+    ) -> Self {
         Self {
             dialect,
+            names,
             repair,
             leading: instructions.filter(|text| !text.is_empty()).map(str::to_owned).into_iter().collect(),
             entries: Vec::new(),
@@ -89,6 +99,8 @@ impl<'a> Transcript<'a> {
         param: &str,
         lossy: &mut Lossy,
     ) -> Result<(), RequestError> {
+        // The reference lets the output of a local shell name its call by either id.
+        let shell_id = id.clone().filter(|_| matches!(&item, Item::Call(call) if call.kind == CallKind::LocalShell));
         if self.is_replay(id, &item) {
             return Ok(());
         }
@@ -104,8 +116,10 @@ impl<'a> Transcript<'a> {
             }
             Item::Reasoning { text } if text.is_empty() => {}
             Item::Reasoning { text } => self.join_round(|round| round.reasoning.push(text)),
-            Item::FunctionCall { call_id, name, arguments } => self.call(call_id, name, arguments),
-            Item::FunctionCallOutput { call_id, output } => self.output(call_id, output, param, lossy)?,
+            Item::Call(call) => self.call(call, shell_id),
+            Item::CallOutput { call_id, output, .. } => self.output(call_id, output, param, lossy)?,
+            Item::AdditionalTools => {}
+            Item::AgentMessage { heading, text, encrypted } => self.agent(&heading, &text, encrypted, lossy),
             // Input has none left. Earlier releases kept those to items of the chain, which say nothing new.
             Item::Reference { .. } => {}
             Item::Unknown { kind } => lossy.skip("item_type", &kind),
@@ -186,7 +200,22 @@ impl<'a> Transcript<'a> {
         Ok(())
     }
 
-    fn call(&mut self, call_id: String, name: String, arguments: String) {
+    /// Another agent's message, as a user's.
+    fn agent(&mut self, heading: &str, text: &str, encrypted: bool, lossy: &mut Lossy) {
+        if encrypted {
+            lossy.skip("agent_message", "encrypted_content");
+        }
+        if !text.is_empty() {
+            self.round_is_open = false;
+            let content = ChatContent::Text(format!("{heading}\n{text}"));
+            self.entries.push(Entry::Said { role: Role::User, content });
+        }
+    }
+
+    fn call(&mut self, call: ToolCall, other_id: Option<String>) {
+        let ToolCall { kind, call_id, namespace, name, payload } = call;
+        let name = self.names.in_chat(&Tool { kind, namespace, name });
+        let arguments = if kind == CallKind::Custom { freeform::arguments(&payload) } else { payload };
         // The client replays a call under another item id, or under none. Answered ones too, where it can be nothing
         // else: what a model calls anew is never first seen in the input of a chain that has that call.
         let of_history = self.calls.get(&call_id).is_some_and(|(round, _)| *round < self.rounds_of_history);
@@ -202,7 +231,11 @@ impl<'a> Transcript<'a> {
             position = round.calls.len();
             round.calls.push(Call { call_id: call_id.clone(), name, arguments, output: None });
         });
-        self.calls.insert(call_id, (self.rounds.len().saturating_sub(1), position));
+        let place = (self.rounds.len().saturating_sub(1), position);
+        if let Some(other_id) = other_id {
+            self.calls.entry(other_id).or_insert(place);
+        }
+        self.calls.insert(call_id, place);
     }
 
     fn call_at(&mut self, call_id: &str) -> Option<&mut Call> {

@@ -96,10 +96,10 @@ fn call() -> impl Strategy<Value = Value> {
         2 => Just(None),
         1 => Just(Some(Value::Null)),
         1 => Just(Some(json!({"whole":1}))),
-        12 => select(vec!["", "{", "}", "{}", "{\"a\":1}", "\"}", "[", "]", " ", "x", "\\", "{\"a\":\"", "\u{2029}"])
+        12 => select(vec!["", "{", "}", "{}", "{\"a\":1}", "\"}", "[", "]", " ", "x", "\\", "{\"a\":\"", "\u{2029}", "{\"input\":\"", "u00e9", "\\ud83d"])
             .prop_map(|piece| Some(json!(piece))),
     ];
-    (index, word(vec!["a", "b", "a_2", ""]), word(vec!["f", "g", ""]), arguments).prop_map(
+    (index, word(vec!["a", "b", "a_2", ""]), word(vec!["f", "g", "n__g", "tool_search", ""]), arguments).prop_map(
         |(index, id, name, arguments)| {
             let function = object([("name", name), ("arguments", arguments)]);
             object([("index", index), ("id", id), ("function", Some(function))])
@@ -137,8 +137,11 @@ pub(crate) fn create_request() -> impl Strategy<Value = Value> {
     let items = prop::collection::vec(prop_oneof![4 => item(), 1 => json()], 0..7).prop_map(Value::Array);
     let input = prop_oneof![1 => ".{0,8}".prop_map(Value::from), 8 => items, 1 => json()];
     let others = prop::collection::vec((select(TOP_LEVEL.to_vec()), json()), 0..3);
-    (input, others).prop_map(|(input, others)| {
+    (input, prop::option::of(tools()), others).prop_map(|(input, tools, others)| {
         let mut request = json!({"model":"m","input":input});
+        if let Some(tools) = tools {
+            request["tools"] = tools;
+        }
         for (key, value) in others {
             request[key] = value;
         }
@@ -185,8 +188,58 @@ fn item() -> impl Strategy<Value = Value> {
         }),
         select(vec!["x", "y"]).prop_map(|id| json!({"id":id})),
         select(vec!["web_search_call", "compaction"]).prop_map(|kind| json!({"type":kind})),
+        (call_id(), select(vec![None, Some("ns")])).prop_map(|(call_id, namespace)| object([
+            ("type", Some(json!("custom_tool_call"))),
+            ("call_id", call_id),
+            ("namespace", namespace.map(|namespace| json!(namespace))),
+            ("name", Some(json!("apply_patch"))),
+            ("input", Some(json!("*** Begin Patch"))),
+        ])),
+        (call_id(), json()).prop_map(|(call_id, output)| {
+            object([("type", Some(json!("custom_tool_call_output"))), ("call_id", call_id), ("output", Some(output))])
+        }),
+        (select(BUILTIN_ITEMS.to_vec()), call_id(), json()).prop_map(|(kind, call_id, payload)| {
+            let members = ["action", "operation", "output", "tools", "arguments"].map(|key| (key, payload.clone()));
+            let mut item = object([("type", Some(json!(kind))), ("call_id", call_id)]);
+            item.as_object_mut().unwrap().extend(members.map(|(key, value)| (key.to_owned(), value)));
+            item
+        }),
+        tools().prop_map(|tools| json!({"type":"additional_tools","role":"developer","tools":tools})),
     ]
 }
+
+/// A list of tools of all kinds, few of them wrong.
+pub(crate) fn tools() -> impl Strategy<Value = Value> {
+    let named = || {
+        let name = select(vec!["f", "g", "ns__f", "a b", "apply_patch"]);
+        let format = json!({"type":"grammar","syntax":"lark","definition":"start: /x/"});
+        (select(vec!["function", "function", "custom"]), name).prop_map(move |(kind, name)| match kind {
+            "custom" => json!({"type":kind,"name":name,"format":format}),
+            _ => json!({"type":kind,"name":name,"parameters":{"type":"object"}}),
+        })
+    };
+    let namespace = (select(vec!["ns", "n.s", ""]), prop::collection::vec(named(), 0..3))
+        .prop_map(|(name, tools)| json!({"type":"namespace","name":name,"description":"d","tools":tools}));
+    let tool = prop_oneof![
+        6 => named(),
+        3 => namespace,
+        2 => select(vec!["web_search", "local_shell", "mcp"]).prop_map(|kind| json!({"type":kind})),
+        1 => Just(json!({"type":"tool_search","execution":"client"})),
+        1 => json(),
+    ];
+    prop::collection::vec(tool, 0..4).prop_map(Value::Array)
+}
+
+const BUILTIN_ITEMS: &[&str] = &[
+    "tool_search_call",
+    "tool_search_output",
+    "local_shell_call",
+    "local_shell_call_output",
+    "shell_call",
+    "shell_call_output",
+    "apply_patch_call",
+    "apply_patch_call_output",
+];
 
 const TOP_LEVEL: &[&str] = &[
     "model",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use responses_router::config::{Config, History, Upstream};
 use responses_router::openai::dialect::DialectName;
 use responses_router::translate::Settings;
+use responses_router::translate::settings::UnsupportedTools;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -15,6 +16,7 @@ use serde_json::{Map, Value};
 pub(crate) struct SettingsSpec {
     history: History,
     api_dialect: DialectName,
+    unsupported_tools: UnsupportedTools,
     max_answer_bytes: Option<usize>,
     max_sse_frame_bytes: Option<usize>,
     /// The keys of the config's `upstream` block.
@@ -28,6 +30,7 @@ impl SettingsSpec {
         let mut config = Config { history: self.history, ..Config::default() };
         config.response_api.dialect = self.api_dialect;
         config.upstream = Upstream::deserialize(Value::Object(self.upstream)).unwrap();
+        config.response_api.unsupported_tools = self.unsupported_tools;
         let limits = &mut config.limits;
         limits.max_answer_bytes = self.max_answer_bytes.unwrap_or(limits.max_answer_bytes);
         limits.max_sse_frame_bytes = self.max_sse_frame_bytes.unwrap_or(limits.max_sse_frame_bytes);

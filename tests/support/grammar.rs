@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! created in_progress item* terminal            heartbeats (in_progress repeated) anywhere between
-//! item     = added (part+ | arguments) done     one at a time, output_index dense
-//! part     = part.added delta+ done part.done   indexes dense within the item
-//! arguments= delta* done
+//! item     = added (part+ | written | nothing) done   one at a time, output_index dense
+//! part     = part.added delta+ done part.done         indexes dense within the item
+//! written  = delta* done                              a function's arguments, a custom tool's input; a search has none
 //! ```
 //! What was streamed must be what ends up in the terminal snapshot, byte by byte.
 
@@ -125,9 +125,9 @@ struct OpenItem {
     item: Value,
     parts: Vec<Value>,
     part: Option<OpenPart>,
-    /// Argument deltas, joined.
-    arguments: String,
-    arguments_done: bool,
+    /// What the model writes to a tool: the deltas, joined.
+    written: String,
+    written_done: bool,
 }
 
 /// The part that was added and is not done yet.
@@ -141,6 +141,13 @@ struct OpenPart {
 /// The members that every event of a part or of arguments has, and the names of the events that carry them.
 const ITEM_ID: (&str, Kind) = ("item_id", Kind::Text);
 const OUTPUT_INDEX: (&str, Kind) = ("output_index", Kind::Integer);
+
+/// Where each kind of call holds what the model writes, and how that looks before anything is written.
+const WRITTEN: &[(&str, &str, &str)] = &[
+    ("function_call", "arguments", "\"\""),
+    ("custom_tool_call", "input", "\"\""),
+    ("tool_search_call", "arguments", "{}"),
+];
 
 /// Which member counts the parts of an item, and which events speak of that kind of part.
 struct PartKind {
@@ -272,8 +279,10 @@ impl Checker {
                 return Err(format!("item.{key} is not empty yet"));
             }
         }
-        if item.get("arguments").is_some_and(|arguments| arguments != "") {
-            return Err("item.arguments is not empty yet".to_owned());
+        for (kind, member, empty) in WRITTEN {
+            if item["type"] == *kind && item[*member] != serde_json::from_str::<Value>(empty).unwrap() {
+                return Err(format!("item.{member} is not empty yet"));
+            }
         }
         for key in ["name", "call_id"] {
             if item.get(key).is_some_and(|value| value == "") {
@@ -284,8 +293,8 @@ impl Checker {
             item: item.clone(),
             parts: Vec::new(),
             part: None,
-            arguments: String::new(),
-            arguments_done: false,
+            written: String::new(),
+            written_done: false,
         });
         Ok(())
     }
@@ -307,10 +316,12 @@ impl Checker {
             wanted["encrypted_content"] = sealed.clone();
         }
         match wanted["type"].as_str() {
-            Some("function_call") if !open.arguments_done => {
+            Some("function_call" | "custom_tool_call") if !open.written_done => {
                 return Err("the call's arguments were not done".to_owned());
             }
-            Some("function_call") => wanted["arguments"] = Value::from(open.arguments),
+            Some("function_call") => wanted["arguments"] = Value::from(open.written),
+            Some("custom_tool_call") => wanted["input"] = Value::from(open.written),
+            Some("tool_search_call") => wanted["arguments"] = item["arguments"].clone(),
             // What the parts were decides where they stand.
             _ if open.parts.iter().any(|part| part["type"] == "summary_text") => {
                 wanted["summary"] = Value::Array(open.parts);
@@ -336,7 +347,10 @@ impl Checker {
         }
         match name {
             "response.function_call_arguments.delta" | "response.function_call_arguments.done" => {
-                open.arguments(name, data)
+                open.written(name, data, "function_call", &[("name", Kind::Text), ("arguments", Kind::Text)])
+            }
+            "response.custom_tool_call_input.delta" | "response.custom_tool_call_input.done" => {
+                open.written(name, data, "custom_tool_call", &[("input", Kind::Text)])
             }
             "response.content_part.added" | "response.reasoning_summary_part.added" => open.part_added(name, data),
             _ => open.within_part(name, data),
@@ -345,26 +359,34 @@ impl Checker {
 }
 
 impl OpenItem {
-    fn arguments(&mut self, name: &str, data: &Value) -> Result<(), String> {
-        if self.item["type"] != "function_call" {
+    /// The events of what the model writes to a tool; `done` is what the last of them has, the text last.
+    fn written(
+        &mut self,
+        name: &str,
+        data: &Value,
+        item_type: &str,
+        done: &[(&'static str, Kind)],
+    ) -> Result<(), String> {
+        if self.item["type"] != item_type {
             return Err(format!("the open item is a {}", self.item["type"]));
         }
-        if self.arguments_done {
+        if self.written_done {
             return Err("the arguments were done already".to_owned());
         }
         if name.ends_with(".delta") {
             exactly(data, &[ITEM_ID, OUTPUT_INDEX, ("delta", Kind::Text)])?;
-            self.arguments.push_str(delta(data)?);
+            self.written.push_str(delta(data)?);
             return Ok(());
         }
-        exactly(data, &[ITEM_ID, OUTPUT_INDEX, ("name", Kind::Text), ("arguments", Kind::Text)])?;
-        if data["name"] != self.item["name"] {
+        exactly(data, &[[ITEM_ID, OUTPUT_INDEX].as_slice(), done].concat())?;
+        if data.get("name").is_some_and(|name| *name != self.item["name"]) {
             return Err(format!("name is {}, the call's is {}", data["name"], self.item["name"]));
         }
-        if data["arguments"] != self.arguments {
-            return Err(format!("arguments are {}, the deltas were {:?}", data["arguments"], self.arguments));
+        let (text, _) = done.last().ok_or("a done event without text")?;
+        if data[*text] != self.written {
+            return Err(format!("arguments are {}, the deltas were {:?}", data[*text], self.written));
         }
-        self.arguments_done = true;
+        self.written_done = true;
         Ok(())
     }
 

@@ -85,6 +85,8 @@ pub(crate) enum Kind {
     Array,
     /// An array of these.
     ListOf(&'static Kind),
+    /// Anything at all.
+    Any,
     /// Any object.
     AnyObject,
     /// An object with exactly these members.
@@ -113,6 +115,7 @@ impl Kind {
                     .enumerate()
                     .try_for_each(|(index, item)| kind.check(&format!("{place}[{index}]"), item));
             }
+            Self::Any => true,
             Self::AnyObject => value.is_object(),
             Self::Object(members) => return exactly(place, value, members),
             Self::OrNull(_) if value.is_null() => true,
@@ -195,6 +198,7 @@ fn tools(tools: &Value) -> Checked {
         let tool = object(&place, tool)?;
         let wanted: &[&str] = match tool.get("type").and_then(Value::as_str) {
             Some("function") => &["name", "description", "parameters", "strict"],
+            Some("custom") => &["name", "description", "format"],
             Some(_) => &[],
             None => return Err(format!("{place} has no type")),
         };
@@ -284,6 +288,10 @@ pub(crate) fn item(place: &str, item: &Value, response_id_digits: &str) -> Check
         "message" => ("msg_", vec![("role", Kind::Word("assistant")), ("content", Kind::Array)]),
         "reasoning" => ("rs_", vec![("summary", Kind::Array)]),
         "function_call" => ("fc_", vec![("call_id", Kind::Text), ("name", Kind::Text), ("arguments", Kind::Text)]),
+        "custom_tool_call" => ("ctc_", vec![("call_id", Kind::Text), ("name", Kind::Text), ("input", Kind::Text)]),
+        "tool_search_call" => {
+            ("tsc_", vec![("call_id", Kind::Text), ("execution", Kind::Word("client")), ("arguments", Kind::Any)])
+        }
         other => return Err(format!("{place} is of type {other:?}, which this checker does not know")),
     };
     members.extend(always);
@@ -291,6 +299,7 @@ pub(crate) fn item(place: &str, item: &Value, response_id_digits: &str) -> Check
     let optional: &[(&str, Kind)] = match kind {
         "message" => &[("phase", Kind::Text)],
         "reasoning" => &[("content", Kind::Array), ("encrypted_content", Kind::Text)],
+        "function_call" | "custom_tool_call" => &[("namespace", Kind::Text)],
         _ => &[],
     };
     members.extend(optional.iter().filter(|(key, _)| item.get(key).is_some()));

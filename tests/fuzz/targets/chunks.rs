@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use responses_router::id::ResponseId;
-use responses_router::translate::{AnswerForm, CreateRequest, End, ResponseStream, Settings, request};
+use responses_router::translate::{AnswerForm, CreateRequest, End, Past, ResponseStream, Settings, request};
 
 #[allow(dead_code, reason = "shared with the integration tests, which use more of it")]
 #[path = "../../support"]
@@ -23,7 +23,8 @@ fuzz_target!(|input: &[u8]| {
     let settings = Settings { max_answer_bytes: 4096, max_sse_frame_bytes: 4096, ..Settings::default() };
     let body = if choices & 4 == 0 { PLAIN } else { SUMMARY };
     let create = CreateRequest::parse(body).expect("a good request");
-    let translated = request(create, &[], &settings, ResponseId::from_bits(1), 1).expect("a good request");
+    let translated =
+        request(create, Past::default(), &settings, None, ResponseId::from_bits(1), 1).expect("a good request");
     let mut stream = ResponseStream::new(translated.plan, AnswerForm::Events, &settings);
     let mut out = stream.take().to_vec();
     for (index, piece) in upstream.chunks(usize::from(*size).max(1)).enumerate() {

@@ -4,7 +4,9 @@ pub(crate) mod chat;
 pub(crate) mod envoy;
 pub(crate) mod http;
 pub(crate) mod process;
+pub(crate) mod recorder;
 pub(crate) mod router;
+pub(crate) mod strict;
 pub(crate) mod upstream;
 pub(crate) mod wait;
 
@@ -72,6 +74,12 @@ impl Stack {
         static SHARED: Mutex<Weak<Stack>> = Mutex::const_new(Weak::new());
         let settings = json!({"limits": {"max_request_bytes": 65536}, "stream": {"heartbeat_seconds": 1}});
         Self::share(&SHARED, settings).await
+    }
+
+    /// The stack that clients share: its heartbeats come every second.
+    pub(crate) async fn shared_by_clients() -> Hold {
+        static SHARED: Mutex<Weak<Stack>> = Mutex::const_new(Weak::new());
+        Self::share(&SHARED, json!({"stream": {"heartbeat_seconds": 1}})).await
     }
 
     /// The stack in the slot, or a new one: it ends with the last test that holds it, since statics are never dropped.

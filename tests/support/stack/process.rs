@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -112,9 +112,26 @@ fn keep_lines(output: impl Read + Send + 'static, log: Arc<Mutex<Vec<String>>>) 
 /// # Panics
 /// When it is not there, with the command that puts it there.
 pub(crate) fn venv_program(name: &str) -> PathBuf {
-    let venv = std::env::var_os("RESPONSES_ROUTER_VENV")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".venv"), PathBuf::from);
-    let program = venv.join("bin").join(name);
-    assert!(program.exists(), "{} is missing; `make test` prepares it", program.display());
+    prepared(venv("RESPONSES_ROUTER_VENV", ".venv").join("bin").join(name), "make test")
+}
+
+/// The same, of the environment that holds the clients.
+pub(crate) fn clients_python() -> PathBuf {
+    let venv = venv("RESPONSES_ROUTER_CLIENTS_VENV", ".venv-clients");
+    prepared(venv.join("bin/python"), "make test-clients")
+}
+
+/// A file of the clients' Node packages, by its path in `node_modules`.
+pub(crate) fn node_module(path: &str) -> PathBuf {
+    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/node/node_modules");
+    prepared(modules.join(path), "make test-clients")
+}
+
+fn venv(variable: &str, own: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(own), PathBuf::from)
+}
+
+fn prepared(program: PathBuf, target: &str) -> PathBuf {
+    assert!(program.exists(), "{} is missing; `{target}` prepares it", program.display());
     program
 }

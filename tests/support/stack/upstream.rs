@@ -8,9 +8,10 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Method};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -18,12 +19,13 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::chat;
+use super::strict;
 use super::wait::{RUNTIME, within};
 
 /// A request that came in.
@@ -94,6 +96,30 @@ impl Answer {
         Self::chunks(&words.chain([chat::finish("stop"), chat::usage_chunk()]).collect::<Vec<_>>())
     }
 
+    /// A stream of these chunks, with a pause before each.
+    pub(crate) fn paced(chunks: &[Value], pause: Duration) -> Self {
+        let mut frames: Vec<io::Result<Bytes>> = chunks.iter().map(|chunk| Ok(frame(chunk).into())).collect();
+        frames.push(Ok("data: [DONE]\n\n".into()));
+        Self::live(frames, pause)
+    }
+
+    /// A stream of these chunks whose connection is then closed.
+    pub(crate) fn cut(chunks: &[Value]) -> Self {
+        let mut frames: Vec<io::Result<Bytes>> = chunks.iter().map(|chunk| Ok(frame(chunk).into())).collect();
+        frames.push(Err(io::Error::other("cut")));
+        // So that what was sent before is not lost with the connection.
+        Self::live(frames, Duration::from_millis(50))
+    }
+
+    fn live(frames: Vec<io::Result<Bytes>>, pause: Duration) -> Self {
+        let frames = stream::iter(frames).then(move |bytes| async move {
+            tokio::time::sleep(pause).await;
+            bytes.map(Frame::data)
+        });
+        let answer = http::Response::builder().header("content-type", "text/event-stream");
+        Self(answer.body(BodyExt::boxed(StreamBody::new(frames))).unwrap())
+    }
+
     /// The same answer with one header more.
     pub(crate) fn header(mut self, name: &'static str, value: &'static str) -> Self {
         self.0.headers_mut().append(name, value.parse().unwrap());
@@ -139,6 +165,19 @@ impl Upstream {
     /// Has requests for a model, or a path, answered by a function.
     pub(crate) fn answer(&self, key: &str, answer: impl Fn(&Received) -> Answer + Send + Sync + 'static) {
         self.script(key, Arc::new(move |received| Reaction::Answer(answer(&received))));
+    }
+
+    /// The same, but what a strict backend would refuse is refused; [`Self::refused`] tells.
+    pub(crate) fn answer_strictly(&self, key: &str, answer: impl Fn(&Received) -> Answer + Send + Sync + 'static) {
+        self.answer(key, move |received| match strict::check(&received.json()) {
+            Ok(()) => answer(received),
+            Err(why) => Answer::json(400, &json!({"error": {"message": why, "type": "BadRequestError", "code": 400}})),
+        });
+    }
+
+    /// Why requests for a model were refused by a strict backend.
+    pub(crate) fn refused(&self, key: &str) -> Vec<String> {
+        self.received(key).iter().filter_map(|received| strict::check(&received.json()).err()).collect()
     }
 
     /// Has requests for a model, or a path, wait for the test to answer them.
