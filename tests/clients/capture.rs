@@ -3,7 +3,7 @@
 //! So the translation of real traffic is pinned without the clients. What differs from run to run is replaced: ids, times,
 //! folders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -46,8 +46,7 @@ pub(super) async fn write(stack: &Stack, recorder: &Recorder, name: &str, folder
     let references = items.filter(|item| item["type"] == "item_reference");
     // The id of an item is that of its response, with another prefix and an ordinal.
     let digits = references.filter_map(|item| item["id"].as_str()?.split_once('_')?.1.get(..32));
-    let responses: BTreeMap<&str, ()> = digits.map(|digits| (digits, ())).collect();
-    for digits in responses.into_keys() {
+    for digits in digits.collect::<BTreeSet<&str>>() {
         case.referenced.push(stored(stack, &format!("resp_{digits}")).await);
     }
     let mut text = serde_json::to_string(&case).unwrap();
