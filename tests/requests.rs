@@ -154,3 +154,14 @@ fn lone_surrogates_and_huge_numbers_are_errors_or_kept_but_never_a_panic() {
         }
     }
 }
+
+#[test]
+fn namespaces_within_namespaces_are_neither_a_stack_overflow_nor_quadratic() {
+    let depth = 100_000;
+    let open = r#"{"type":"namespace","name":"n","tools":["#;
+    let body = format!(r#"{{"model":"m","input":"x","tools":[{}{}]}}"#, open.repeat(depth), "]}".repeat(depth));
+    let create = CreateRequest::parse(body.as_bytes()).unwrap();
+    let id = CountingIds::default().response_id();
+    let translated = request(create, Past::default(), &Settings::default(), None, id, CREATED_AT).unwrap();
+    assert_eq!(translated.plan.lossy.header().as_deref(), Some("tool_type=namespace"));
+}

@@ -253,7 +253,7 @@ fn freeform_description(tool: &RawObject, place: &str) -> Result<Option<String>,
 
 fn freeform_schema() -> Result<Box<RawValue>, RequestError> {
     // Never fails: the schema is JSON.
-    RawValue::from_string(FREEFORM_SCHEMA.to_owned()).map_err(|error| RequestError::History(error.to_string()))
+    RawValue::from_string(FREEFORM_SCHEMA.to_owned()).map_err(unserialisable)
 }
 
 fn described(tool: &RawObject, place: &str) -> Result<Option<String>, RequestError> {
@@ -276,13 +276,25 @@ fn invalid(param: String, reason: &str) -> RequestError {
     RequestError::InvalidValue { param, reason: reason.to_owned() }
 }
 
-/// The echo of a tool: as it came, what typed clients look for filled in.
+/// The echo of a tool: as it came, what typed clients look for filled in. Namespaces do not nest: one within another is
+/// skipped, and repeated as it came, however deep it goes.
 fn echo(tool: &RawObject) -> Result<RawObject, RequestError> {
+    if tool.text("type").as_deref() != Some("namespace") {
+        return filled_in(tool);
+    }
+    let tools: Vec<RawObject> = tool.read("tools")?.unwrap_or_default();
+    let tools = tools.iter().map(filled_in).collect::<Result<Vec<_>, _>>()?;
+    let mut echo = tool.clone();
+    echo.set("tools", to_raw_value(&tools).map_err(unserialisable)?);
+    Ok(echo)
+}
+
+/// A tool that holds no others, the members that it leaves out as null, or what they mean then.
+fn filled_in(tool: &RawObject) -> Result<RawObject, RequestError> {
     #[derive(Serialize)]
     struct AnyText {
         r#type: &'static str,
     }
-    let unserialisable = |error: serde_json::Error| RequestError::History(error.to_string());
     let mut echo = tool.clone();
     let nulls: &[&str] = match tool.text("type").as_deref() {
         Some("function") => &["description", "parameters", "strict"],
@@ -292,12 +304,6 @@ fn echo(tool: &RawObject) -> Result<RawObject, RequestError> {
             }
             &["description"]
         }
-        Some("namespace") => {
-            let tools: Vec<RawObject> = tool.read("tools")?.unwrap_or_default();
-            let tools = tools.iter().map(self::echo).collect::<Result<Vec<_>, _>>()?;
-            echo.set("tools", to_raw_value(&tools).map_err(unserialisable)?);
-            &[]
-        }
         _ => &[],
     };
     for key in nulls {
@@ -306,4 +312,9 @@ fn echo(tool: &RawObject) -> Result<RawObject, RequestError> {
         }
     }
     Ok(echo)
+}
+
+/// What was parsed from JSON serialises again; should it not, the client is not at fault.
+fn unserialisable(error: serde_json::Error) -> RequestError {
+    RequestError::History(error.to_string())
 }
