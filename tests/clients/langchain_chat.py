@@ -109,12 +109,7 @@ async def reports_a_refusal() -> None:
 
 
 async def raises_its_own_errors() -> None:
-    for status, expected in (
-        ("400", openai.BadRequestError),
-        ("404", openai.NotFoundError),
-        ("429", openai.RateLimitError),
-        ("500", openai.InternalServerError),
-    ):
+    for status, expected in scene.ERRORS:
         await scene.raised(expected, chat(f"{scene.MODEL}-{status}").ainvoke("Hi"))
     error = await scene.raised(openai.BadRequestError, chat(f"{scene.MODEL}-overflow").ainvoke("Hi"))
     assert error.code == "context_length_exceeded"
@@ -129,17 +124,4 @@ async def notices_a_broken_stream() -> None:
 
 
 if __name__ == "__main__":
-    scene.play(
-        answers_with_text,
-        streams_text,
-        waits_for_a_slow_stream,
-        runs_a_tool,
-        runs_parallel_tools,
-        parses_structured_output,
-        shows_reasoning,
-        sends_reasoning_back,
-        continues_a_response,
-        reports_a_refusal,
-        raises_its_own_errors,
-        notices_a_broken_stream,
-    )
+    scene.play()

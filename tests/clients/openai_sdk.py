@@ -9,19 +9,7 @@ import openai
 from pydantic import BaseModel
 
 import scene
-
-TOOL = {
-    "type": "function",
-    "name": "weather",
-    "description": "The weather in a city.",
-    "strict": True,
-    "parameters": {
-        "type": "object",
-        "properties": {"city": {"type": "string"}},
-        "required": ["city"],
-        "additionalProperties": False,
-    },
-}
+from weather import TOOL
 
 
 class City(BaseModel):
@@ -117,12 +105,7 @@ async def reports_a_refusal() -> None:
 
 
 async def raises_its_own_errors() -> None:
-    for status, expected in (
-        ("400", openai.BadRequestError),
-        ("404", openai.NotFoundError),
-        ("429", openai.RateLimitError),
-        ("500", openai.InternalServerError),
-    ):
+    for status, expected in scene.ERRORS:
         await scene.raised(expected, create(model=f"{scene.MODEL}-{status}", input="Hi"))
     error = await scene.raised(openai.BadRequestError, create(model=f"{scene.MODEL}-overflow", input="Hi"))
     assert error.code == "context_length_exceeded"
@@ -139,17 +122,4 @@ async def notices_a_broken_stream() -> None:
 
 
 if __name__ == "__main__":
-    scene.play(
-        answers_with_text,
-        streams_text,
-        waits_for_a_slow_stream,
-        runs_a_tool,
-        runs_parallel_tools,
-        parses_structured_output,
-        shows_reasoning,
-        sends_reasoning_back,
-        continues_a_response,
-        reports_a_refusal,
-        raises_its_own_errors,
-        notices_a_broken_stream,
-    )
+    scene.play()

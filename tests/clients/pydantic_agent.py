@@ -109,17 +109,4 @@ async def notices_a_broken_stream() -> None:
 
 
 if __name__ == "__main__":
-    scene.play(
-        answers_with_text,
-        streams_text,
-        waits_for_a_slow_stream,
-        runs_a_tool,
-        runs_parallel_tools,
-        parses_structured_output,
-        shows_reasoning,
-        sends_reasoning_back,
-        continues_a_response,
-        reports_a_refusal,
-        raises_its_own_errors,
-        notices_a_broken_stream,
-    )
+    scene.play()

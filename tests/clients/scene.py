@@ -7,7 +7,7 @@ import faulthandler
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any
 
 import openai
@@ -17,6 +17,14 @@ MODEL = os.environ["MODEL"]
 API_KEY = "sk-test"
 
 UNKNOWN_RESPONSE = "resp_" + "0" * 32
+
+# What MODEL-<status> answers with, and the exception that the SDK has for it.
+ERRORS = (
+    ("400", openai.BadRequestError),
+    ("404", openai.NotFoundError),
+    ("429", openai.RateLimitError),
+    ("500", openai.InternalServerError),
+)
 
 # Whatever hangs ends with a traceback that shows where.
 _PATIENCE_SECONDS = 100
@@ -35,10 +43,10 @@ async def raised(expected: type[BaseException] | tuple[type[BaseException], ...]
     raise AssertionError(f"returned {value!r} instead of raising {expected}")
 
 
-def play(*scenes: Callable[[], Awaitable[None]]) -> None:
-    """Plays the scene that the command line names."""
+def play() -> None:
+    """Plays the scene that the command line names, a function of the program."""
     # What goes wrong is raised as well, or expected.
     logging.disable()
     faulthandler.dump_traceback_later(_PATIENCE_SECONDS, exit=True)
-    (scene,) = (scene for scene in scenes if scene.__name__ == sys.argv[1])
+    scene = getattr(sys.modules["__main__"], sys.argv[1])
     asyncio.run(scene())

@@ -9,19 +9,7 @@ from typing import Any
 import openai
 
 import sdk
-
-TOOL = {
-    "type": "function",
-    "name": "weather",
-    "description": "The weather in a city.",
-    "strict": True,
-    "parameters": {
-        "type": "object",
-        "properties": {"city": {"type": "string"}},
-        "required": ["city"],
-        "additionalProperties": False,
-    },
-}
+from weather import TOOL
 
 
 def outputs_for(response: Any) -> list[dict[str, str]]:
