@@ -128,7 +128,8 @@ pub(super) struct ResponseState<'a> {
     pub(super) usage: Option<Usage>,
 }
 
-/// Translates a request that has this past; `seal` is for reasoning that clients carry, if there is a key. `id` and `now` (seconds since the epoch) become the response's.
+/// Translates a request that has this past; `seal` is for reasoning that clients carry, if there is a key. `id` and `now`
+/// (seconds since the epoch) become the response's.
 ///
 /// # Errors
 /// [`RequestError`]; nothing went up then.
