@@ -1,9 +1,11 @@
 //! Real clients against the whole path. Their programs are in `clients/`; what the backend answers is scripted here.
 //!
-//! Here: the official Python SDK, to the last detail. `matrix` has every client, scene by scene; `codex` the Codex CLI.
+//! Here: the official Python SDK, to the last detail. `matrix` has every client, scene by scene; `codex` the Codex CLI,
+//! `codex_tools` the tools that it has beside functions.
 
 mod capture;
 mod codex;
+mod codex_tools;
 mod matrix;
 mod program;
 mod scenes;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -16,44 +17,53 @@ use crate::support::stack::upstream::{Answer, Received};
 use crate::support::stack::{Hold, Stack, chat};
 
 /// A stack, a folder to work in, and a home of Codex's own.
-struct Codex {
-    stack: Hold,
+pub(super) struct Codex {
+    pub(super) stack: Hold,
     recorder: Option<Recorder>,
-    folder: TempDir,
-    home: TempDir,
+    pub(super) folder: TempDir,
+    pub(super) home: TempDir,
+    /// Settings beside those that every run has, as `key=value`.
+    settings: Vec<String>,
 }
 
 /// What a run came to.
-struct Run {
+pub(super) struct Run {
     succeeded: bool,
     /// Its events, a JSON object a line.
     events: Vec<Value>,
-    printed: String,
+    pub(super) printed: String,
 }
 
 impl Run {
     /// The last message of the agent.
-    fn answer(&self) -> &str {
+    pub(super) fn answer(&self) -> &str {
         let messages = self.items("agent_message");
         messages.last().and_then(|item| item["text"].as_str()).unwrap_or_else(|| panic!("{}", self.printed))
     }
 
     /// The completed items of a type.
-    fn items(&self, kind: &str) -> Vec<&Value> {
+    pub(super) fn items(&self, kind: &str) -> Vec<&Value> {
         let completed = self.events.iter().filter(|event| event["type"] == "item.completed");
         completed.map(|event| &event["item"]).filter(|item| item["type"] == kind).collect()
     }
 }
 
 impl Codex {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let stack = Stack::shared_by_clients().await;
         let recorder = capture::recorder(&stack);
-        Self { stack, recorder, folder: TempDir::new().unwrap(), home: TempDir::new().unwrap() }
+        let (folder, home) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        Self { stack, recorder, folder, home, settings: Vec::new() }
+    }
+
+    /// Adds a setting of `config.toml`.
+    pub(super) fn set(&mut self, key: &str, value: impl Serialize) {
+        // What JSON and TOML write alike: strings, numbers, booleans, arrays of them.
+        self.settings.push(format!("{key}={}", serde_json::to_string(&value).unwrap()));
     }
 
     /// Runs `codex exec` with a model.
-    async fn run(&self, model: &str, arguments: &[&str]) -> Run {
+    pub(super) async fn run(&self, model: &str, arguments: &[&str]) -> Run {
         let address = self.recorder.as_ref().map_or(self.stack.envoy.address, |recorder| recorder.address);
         let config = format!(
             "model_provider = \"router\"\n\
@@ -74,6 +84,7 @@ impl Codex {
         let mut command = patiently(&codex());
         command
             .args(["exec", "--json", "--skip-git-repo-check", "--sandbox", "danger-full-access", "--model", model])
+            .args(self.settings.iter().flat_map(|setting| ["-c", setting]))
             .args(arguments)
             .current_dir(self.folder.path())
             .env("PATH", "/usr/bin:/bin")
@@ -92,7 +103,7 @@ impl Codex {
         self.run(model, &[prompt]).await.answer().to_owned()
     }
 
-    async fn capture(&self, name: &str) {
+    pub(super) async fn capture(&self, name: &str) {
         if let Some(recorder) = &self.recorder {
             capture::write(&self.stack, recorder, name, &[self.folder.path(), self.home.path()]).await;
         }
