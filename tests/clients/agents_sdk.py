@@ -109,8 +109,8 @@ async def raises_its_own_errors() -> None:
 
 
 async def notices_a_broken_stream() -> None:
-    await scene.raised(Exception, follow(agent(f"{scene.MODEL}-cut"), "Hi"))
-    error = await scene.raised(agents.AgentsException, follow(agent(f"{scene.MODEL}-failed"), "Hi"))
+    await scene.raised(openai.APIConnectionError, follow(agent(f"{scene.MODEL}-cut"), "Hi"))
+    error = await scene.raised(agents.ModelBehaviorError, follow(agent(f"{scene.MODEL}-failed"), "Hi"))
     assert "out of memory" in str(error), error
 
 

@@ -48,8 +48,8 @@ clients! {
     ];
     ai_sdk, "ai, @ai-sdk/openai", Program::Node("ai_sdk.mjs") => [
         answers_with_text, streams_text, waits_for_a_slow_stream, runs_a_tool, runs_parallel_tools,
-        parses_structured_output, shows_reasoning, sends_reasoning_back, continues_a_response, raises_its_own_errors,
-        notices_a_broken_stream,
+        parses_structured_output, shows_reasoning, sends_reasoning_back, continues_a_response, reports_a_refusal,
+        raises_its_own_errors, notices_a_broken_stream,
     ];
     langchain, "langchain-openai", Program::Python("langchain_chat.py") => [
         answers_with_text, streams_text, waits_for_a_slow_stream, runs_a_tool, runs_parallel_tools,

@@ -115,7 +115,7 @@ async def raises_its_own_errors() -> None:
 
 
 async def notices_a_broken_stream() -> None:
-    await scene.raised(Exception, follow(f"{scene.MODEL}-cut", input="Hi"))
+    await scene.raised(openai.APIConnectionError, follow(f"{scene.MODEL}-cut", input="Hi"))
     events = [event async for event in await create(model=f"{scene.MODEL}-failed", input="Hi", stream=True)]
     assert events[-1].type == "response.failed"
     assert events[-1].response.error.message == "out of memory"

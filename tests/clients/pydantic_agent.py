@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 from pydantic_ai import Agent, NativeOutput
-from pydantic_ai.exceptions import AgentRunError, ModelHTTPError, UnexpectedModelBehavior
+from pydantic_ai.exceptions import ModelConnectionError, ModelHTTPError, ModelServerError, UnexpectedModelBehavior
 from pydantic_ai.messages import ThinkingPart
 from pydantic_ai.models.openai import OpenAIResponsesModel, OpenAIResponsesModelSettings
 from pydantic_ai.providers.openai import OpenAIProvider
@@ -104,8 +104,9 @@ async def raises_its_own_errors() -> None:
 
 
 async def notices_a_broken_stream() -> None:
-    await scene.raised(Exception, follow(agent(f"{scene.MODEL}-cut"), "Hi"))
-    await scene.raised(AgentRunError, follow(agent(f"{scene.MODEL}-failed"), "Hi"))
+    await scene.raised(ModelConnectionError, follow(agent(f"{scene.MODEL}-cut"), "Hi"))
+    error = await scene.raised(ModelServerError, follow(agent(f"{scene.MODEL}-failed"), "Hi"))
+    assert error.body == {"code": "server_error", "message": "out of memory"}, error
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 
-import { Agent, ModelRefusalError, OpenAIResponsesModel, run, setTracingDisabled, tool } from "@openai/agents";
+import { Agent, ModelBehaviorError, ModelRefusalError, OpenAIResponsesModel, run, setTracingDisabled, tool } from "@openai/agents";
 import OpenAI from "openai";
 import { z } from "zod";
 
@@ -116,7 +116,11 @@ await play({
   },
 
   async notices_a_broken_stream() {
-    await rejection(follow(agent({ served: `${model}-cut` }), "Hi"));
-    await rejection(follow(agent({ served: `${model}-failed` }), "Hi"));
+    // What fetch raises: neither it nor the SDK has an error of its own for this.
+    const cut = await rejection(follow(agent({ served: `${model}-cut` }), "Hi"));
+    assert.equal(`${cut}`, "TypeError: terminated");
+    const failed = await rejection(follow(agent({ served: `${model}-failed` }), "Hi"));
+    assert.ok(failed instanceof ModelBehaviorError, `${failed}`);
+    assert.match(failed.message, /response\.failed/);
   },
 });

@@ -92,6 +92,12 @@ await play({
     assert.equal(second.text, "Turn 2.");
   },
 
+  async reports_a_refusal() {
+    const { parts, result } = await follow("Do it.");
+    assert.equal(joined(parts, "text-delta"), "I will not.");
+    assert.equal(await result.finishReason, "content-filter");
+  },
+
   async raises_its_own_errors() {
     for (const status of [400, 404, 429, 500]) {
       let error = await rejection(ask("Hi", { model: openai(`${model}-${status}`) }));
@@ -109,12 +115,13 @@ await play({
   },
 
   async notices_a_broken_stream() {
-    for (const suffix of ["-cut", "-failed"]) {
-      const failed = await follow("Hi", { model: openai(model + suffix) }).then(
-        ({ parts }) => parts.some((part) => part.type === "error"),
-        () => true,
-      );
-      assert.ok(failed, suffix);
-    }
+    const cut = await rejection(follow("Hi", { model: openai(`${model}-cut`) }));
+    assert.ok(APICallError.isInstance(cut), `${cut}`);
+    assert.equal(`${cut.cause}`, "TypeError: terminated");
+    const { parts } = await follow("Hi", { model: openai(`${model}-failed`) });
+    const { error } = parts.find((part) => part.type === "error");
+    assert.equal(error.type, "response.failed");
+    assert.equal(error.message, "out of memory");
+    assert.equal(parts.at(-1).finishReason, "error");
   },
 });
