@@ -54,6 +54,9 @@ pub(super) async fn write(stack: &Stack, recorder: &Recorder, name: &str, folder
         text = text.replace(folder.to_str().unwrap(), "/home/user/work");
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/request").join(format!("clients-{name}.json"));
+    for label in ["Chunk ID: ", "Wall time: "] {
+        text = zeroed_after(&text, label);
+    }
     std::fs::write(path, pretty(&without_ids(&without_times(&without_dates(&text)))) + "\n").unwrap();
 }
 
@@ -125,6 +128,16 @@ fn id_length(text: &str) -> usize {
     }
     let digits = text.bytes().take_while(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')).count();
     if digits >= 32 { digits } else { 0 }
+}
+
+/// Makes the number after this label zero, in as many digits. Codex writes such ones into the outputs of its tools.
+fn zeroed_after(text: &str, label: &str) -> String {
+    let zeroed = text.split(label).enumerate().map(|(index, piece)| {
+        let number = |letter: &char| index > 0 && (letter.is_ascii_hexdigit() || *letter == '.');
+        let length = piece.chars().take_while(number).count();
+        piece[..length].replace(|letter| letter != '.', "0") + &piece[length..]
+    });
+    zeroed.collect::<Vec<String>>().join(label)
 }
 
 /// Makes every `2026-11-23` the first of January.
