@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use serde_json::value::RawValue;
+
 use super::error::RequestError;
 use super::freeform;
 use super::lossy::Lossy;
@@ -116,7 +118,7 @@ impl<'a> Transcript<'a> {
             }
             Item::Reasoning { text } if text.is_empty() => {}
             Item::Reasoning { text } => self.join_round(|round| round.reasoning.push(text)),
-            Item::Call(call) => self.call(call, shell_id),
+            Item::Call(call) => self.call(call, shell_id, lossy),
             Item::CallOutput { call_id, output, .. } => self.output(call_id, output, param, lossy)?,
             Item::AdditionalTools => {}
             Item::AgentMessage { heading, text, encrypted } => self.agent(&heading, &text, encrypted, lossy),
@@ -212,10 +214,19 @@ impl<'a> Transcript<'a> {
         }
     }
 
-    fn call(&mut self, call: ToolCall, other_id: Option<String>) {
+    fn call(&mut self, call: ToolCall, other_id: Option<String>, lossy: &mut Lossy) {
         let ToolCall { kind, call_id, namespace, name, payload } = call;
         let name = self.names.in_chat(&Tool { kind, namespace, name });
-        let arguments = if kind == CallKind::Custom { freeform::arguments(&payload) } else { payload };
+        let arguments = match kind {
+            CallKind::Custom => freeform::arguments(&payload),
+            _ if payload.is_empty() || is_object(&payload) => payload,
+            // Cut short, or wrongly escaped by the model. Servers read them anew in every turn, and refuse all of them:
+            // vllm-project/vllm#43995, sgl-project/sglang#28035.
+            _ => {
+                lossy.skip("call_arguments", &call_id);
+                freeform::arguments(&payload)
+            }
+        };
         // The client replays a call under another item id, or under none. Answered ones too, where it can be nothing
         // else: what a model calls anew is never first seen in the input of a chain that has that call.
         let of_history = self.calls.get(&call_id).is_some_and(|(round, _)| *round < self.rounds_of_history);
@@ -307,6 +318,11 @@ impl<'a> Transcript<'a> {
         }
         Ok(messages)
     }
+}
+
+/// Whether a text is one JSON object. It is walked once, at any depth, and not kept.
+fn is_object(text: &str) -> bool {
+    text.trim_start().starts_with('{') && serde_json::from_str::<&RawValue>(text).is_ok()
 }
 
 fn system_message(role: Role, content: ChatContent, dialect: &UpstreamDialect) -> ChatMessage {
