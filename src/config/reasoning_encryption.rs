@@ -1,11 +1,13 @@
 //! The `response_api.reasoning_encryption` block: the keys that seal reasoning for clients that carry it.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use serde::de::Deserializer;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::checked;
 use crate::sealing::{SealingKey, SealingKeyError};
@@ -42,8 +44,6 @@ struct Written {
 }
 
 /// A key that was read, from its file if need be: so `--check` knows whether it is there.
-#[derive(Deserialize)]
-#[serde(try_from = "Written")]
 struct Read(SealingKey);
 
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +69,62 @@ impl TryFrom<Written> for Read {
     }
 }
 
+impl<'de> Deserialize<'de> for Read {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Key;
+
+        impl<'de> Visitor<'de> for Key {
+            type Value = Read;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("a key: `id`, and `key` or `file`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Read, A::Error> {
+                Written::deserialize(MapAccessDeserializer::new(members))?.try_into().map_err(A::Error::custom)
+            }
+
+            // A text is the key itself, one level too high: it is not repeated.
+            fn visit_str<E: Error>(self, _: &str) -> Result<Read, E> {
+                Err(E::custom("must be a mapping: `id`, and `key` or `file`"))
+            }
+        }
+
+        deserializer.deserialize_any(Key)
+    }
+}
+
 fn keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SealingKey>, D::Error> {
-    let keys = Option::<Vec<Read>>::deserialize(deserializer)?.unwrap_or_default();
-    Ok(keys.into_iter().map(|Read(key)| key).collect())
+    struct Keys;
+
+    impl<'de> Visitor<'de> for Keys {
+        type Value = Vec<SealingKey>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+            formatter.write_str("a list of keys")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut written: A) -> Result<Self::Value, A::Error> {
+            let mut keys = Vec::new();
+            while let Some(Read(key)) = written.next_element()? {
+                keys.push(key);
+            }
+            Ok(keys)
+        }
+
+        // A text is a key without its id: it is not repeated.
+        fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
+            Err(E::custom("must be a list of keys"))
+        }
+    }
+
+    deserializer.deserialize_any(Keys)
 }

@@ -124,6 +124,8 @@ fn sealing_keys_that_cannot_be_used_are_refused_at_their_place_and_never_shown()
         (format!("[{{id: 'a b', key: {key}}}]"), "an id must have"),
         ("[{id: a, file: /nowhere/at/all}]".to_owned(), "cannot be read"),
         (format!("[{{id: a, key: {key}, other: 1}}]"), "unknown field"),
+        (key.to_owned(), "must be a list of keys"),
+        (format!("[{key}]"), "must be a mapping"),
     ] {
         let text = format!("response_api:\n  reasoning_encryption:\n    keys: {entries}\n");
         let config = Source::of("c.yaml", &text);
