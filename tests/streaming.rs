@@ -243,6 +243,20 @@ fn an_answer_streamed_whole_is_the_unstreamed_answer() {
     assert!(same.count() >= 20);
 }
 
+/// Each piece waits by itself: a byte of it costs more memory than a byte.
+#[test]
+fn pieces_that_alternate_behind_an_open_call_count_for_more_than_their_bytes() {
+    let settings = Settings { max_answer_bytes: 10_000, ..Settings::default() };
+    let mut stream = ResponseStream::new(good_plan(TOOLS_REQUEST, &settings), AnswerForm::Events, &settings);
+    let call = json!({"index": 0, "id": "call_1", "function": {"name": "get_weather", "arguments": "{"}});
+    stream.push(&chunk(&json!({"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]})));
+    for _ in 0..500 {
+        stream.push(&chunk(&json!({"choices": [{"index": 0, "delta": {"reasoning_content": "r"}}]})));
+        stream.push(&chunk(&json!({"choices": [{"index": 0, "delta": {"content": "t"}}]})));
+    }
+    assert!(stream.has_failed());
+}
+
 proptest! {
     #![proptest_config(config(600))]
 

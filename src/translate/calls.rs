@@ -115,6 +115,8 @@ impl Call {
 pub(super) struct Added<'d> {
     /// The call that it belongs to.
     pub(super) position: usize,
+    /// Whether the call begins with it.
+    pub(super) begins: bool,
     /// The arguments that it added.
     pub(super) arguments: &'d str,
     /// What is kept of it.
@@ -141,7 +143,8 @@ impl Calls {
         let arguments = function.and_then(|function| function.arguments.as_deref()).unwrap_or_default();
         let id = delta.id.as_deref().unwrap_or_default();
         let mut kept_bytes = arguments.len();
-        let position = self.locate(delta.index, id, name, arguments).unwrap_or_else(|| {
+        let known = self.locate(delta.index, id, name, arguments);
+        let position = known.unwrap_or_else(|| {
             // An empty call costs memory too.
             kept_bytes += size_of::<Call>();
             self.calls.push(Call { index: delta.index, ..Call::default() });
@@ -164,7 +167,7 @@ impl Calls {
             call.scan.push(arguments);
             call.in_this_chunk = true;
         }
-        Added { position, arguments, kept_bytes }
+        Added { position, begins: known.is_none(), arguments, kept_bytes }
     }
 
     /// The call that a delta continues; `None` when it begins a new one.

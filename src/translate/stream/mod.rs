@@ -223,7 +223,14 @@ impl ResponseStream {
                 text.push_str(&more);
                 logprobs.extend(more_logprobs);
             }
-            (_, content) => self.held.push_back(content),
+            (before, content) => {
+                let waits = before.is_some();
+                self.held.push_back(content);
+                // What alternates is not joined, and costs memory beside its bytes while it waits.
+                if waits && !self.fits(size_of::<Held>()) {
+                    return;
+                }
+            }
         }
         self.advance();
     }

@@ -121,14 +121,13 @@ impl ResponseStream {
     }
 
     fn call(&mut self, delta: &ToolCallDelta<'_>) {
-        let Added { position, arguments, kept_bytes } = self.calls.add(delta);
+        let Added { position, begins, arguments, kept_bytes } = self.calls.add(delta);
         if !self.fits(kept_bytes) {
             return;
         }
         if self.calls.len() > MAX_CALLS {
             return self.fail(upstream_failure("The upstream made more tool calls than this service accepts."));
         }
-        let is_held = |held: &Held| matches!(held, Held::Call { position: held } if *held == position);
         let opened = self.calls.get(position).is_some_and(Call::is_opened);
         match &self.open {
             Open::Call { id, position: open } if *open == position => {
@@ -143,8 +142,9 @@ impl ResponseStream {
                 }
                 return;
             }
-            _ if self.held.iter().any(is_held) => {}
-            _ => self.held.push_back(Held::Call { position }),
+            _ if begins => self.held.push_back(Held::Call { position }),
+            // It waits among the held.
+            _ => {}
         }
         self.advance();
     }
