@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::error::RequestError;
@@ -232,7 +233,7 @@ impl<'a> Transcript<'a> {
         let of_history = self.calls.get(&call_id).is_some_and(|(round, _)| *round < self.rounds_of_history);
         if let Some(known) = self.call_at(&call_id)
             && known.name == name
-            && known.arguments == arguments
+            && is_same_json(&known.arguments, &arguments)
             && (known.output.is_none() || of_history)
         {
             return;
@@ -323,6 +324,12 @@ impl<'a> Transcript<'a> {
 /// Whether a text is one JSON object. It is walked once, at any depth, and not kept.
 fn is_object(text: &str) -> bool {
     text.trim_start().starts_with('{') && serde_json::from_str::<&RawValue>(text).is_ok()
+}
+
+/// Whether two texts say the same: a client may have read the arguments and written them again.
+fn is_same_json(one: &str, other: &str) -> bool {
+    let value = |text: &str| serde_json::from_str::<Value>(text).ok();
+    one == other || value(one).is_some_and(|one| value(other) == Some(one))
 }
 
 fn system_message(role: Role, content: ChatContent, dialect: &UpstreamDialect) -> ChatMessage {
