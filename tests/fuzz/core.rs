@@ -1,5 +1,7 @@
 //! The pure core under the router's name, without its shells: that it builds like this proves that it needs none.
 
+#![allow(unused_imports, reason = "what the core offers to the shells only")]
+
 #[path = "../../src/id.rs"]
 pub mod id;
 #[path = "../../src/openai/mod.rs"]
