@@ -70,8 +70,10 @@ fn run(config: &Config) -> Result<(), AnyError> {
 }
 
 async fn serve(config: &Config) -> Result<(), AnyError> {
-    let metrics = Arc::new(Metrics::default());
     let store = store(config).await?;
+    let mut metrics = Metrics::default();
+    metrics.register_store(Arc::clone(&store));
+    let metrics = Arc::new(metrics);
     let stop = Stop {
         token: CancellationToken::new(),
         grace: config.server.drain_seconds,

@@ -69,6 +69,12 @@ const RULES: &[Rule] = &[
         why: "a store keeps records and knows neither Envoy nor chat",
     },
     Rule {
+        of: &["src/store/"],
+        except: &[],
+        banned: &["crate::telemetry", "prometheus_client"],
+        why: "a store tells figures and does not know who prints them",
+    },
+    Rule {
         of: &["src/"],
         except: &["src/extproc/", "src/server.rs", "src/server/"],
         banned: &["tonic", "envoy_types", "tonic_prost", "tonic_health"],
@@ -220,6 +226,7 @@ fn a_forbidden_word_is_found_in_every_spelling() {
         ("src/openai/x.rs", "use crate::translate::Plan;", "crate::translate"),
         ("src/store/mod.rs", "use crate::translate::Plan;", "crate::translate"),
         ("src/store/redis/mod.rs", "use envoy_types::pb;", "envoy_types"),
+        ("src/store/memory.rs", "use crate::telemetry::metrics::Metrics;", "crate::telemetry"),
         ("src/store/memory.rs", "use fred::prelude::*;", "fred"),
         ("src/telemetry/mod.rs", "use tonic::Status;", "tonic"),
         ("src/extproc/local.rs", "let body = r#\"{\"error\":{}}\"#;", "{\"error\""),

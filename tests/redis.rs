@@ -55,6 +55,14 @@ async fn chain(store: &Arc<dyn ResponseStore>, turns: usize, bytes: usize) -> Ve
     records
 }
 
+/// What the store tells of itself: the value of a figure, of the one with this label where there are several.
+fn figure(store: &Arc<dyn ResponseStore>, name: &str, label: &str) -> u64 {
+    let figures = store.figures();
+    let samples = &figures.iter().find(|figure| figure.name == name).unwrap_or_else(|| panic!("no {name}")).samples;
+    let of_label = |by: &Option<(&str, &str)>| by.map_or("", |(_, value)| value) == label;
+    samples.iter().find(|(by, _)| of_label(by)).unwrap_or_else(|| panic!("no {name} of {label:?}")).1
+}
+
 async fn read(store: &Arc<dyn ResponseStore>, id: &ResponseId) -> Result<Option<Arc<Record>>, StoreError> {
     Ok(store.load(std::slice::from_ref(id), Touch::Keep).await?.remove(0))
 }

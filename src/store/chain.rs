@@ -273,6 +273,10 @@ mod tests {
         fn name(&self) -> &'static str {
             "counting"
         }
+
+        fn figures(&self) -> Vec<super::super::Figure> {
+            Vec::new()
+        }
     }
 
     impl Counting {

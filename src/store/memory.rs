@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use moka::Expiry;
+use moka::notification::RemovalCause;
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
+use super::figures::{self, Figure, Tally};
 use super::{Record, ResponseStore, StoreError, Touch};
 use crate::id::ResponseId;
 
@@ -45,12 +47,14 @@ pub struct MemoryStore {
     records: Cache<ResponseId, Stored>,
     scale: Scale,
     ttl: Duration,
+    counters: Arc<Counters>,
 }
 
 #[derive(Clone)]
 struct Stored {
     record: Arc<Record>,
     weight: u32,
+    bytes: usize,
     /// From its last write, which a refresh is too.
     lifetime: Duration,
 }
@@ -74,19 +78,54 @@ impl Expiry<ResponseId, Stored> for Lifetimes {
     }
 }
 
+/// What the store counts. moka tells of every entry that goes, one that is written over included; so what came in less
+/// what went is what is there.
+#[derive(Debug, Default)]
+struct Counters {
+    put: Tally,
+    put_bytes: Tally,
+    gone: Tally,
+    gone_bytes: Tally,
+    written_bytes: Tally,
+    expired: Tally,
+    evicted: Tally,
+    refused_for_space: Tally,
+}
+
+impl Counters {
+    fn put(&self, stored: Stored) -> Op<Stored> {
+        self.put.one();
+        self.put_bytes.add_bytes(stored.bytes);
+        Op::Put(stored)
+    }
+
+    fn gone(&self, bytes: usize, cause: RemovalCause) {
+        self.gone.one();
+        self.gone_bytes.add_bytes(bytes);
+        match cause {
+            RemovalCause::Expired => self.expired.one(),
+            RemovalCause::Size => self.evicted.one(),
+            RemovalCause::Explicit | RemovalCause::Replaced => {}
+        }
+    }
+}
+
 impl MemoryStore {
     /// An empty store with these bounds.
     #[must_use]
     pub fn new(bounds: MemoryBounds) -> Self {
         let scale = Scale::new(bounds.max_entries, bounds.max_bytes);
+        let counters = Arc::new(Counters::default());
+        let told = Arc::clone(&counters);
         let records = Cache::builder()
             .name("responses")
             .eviction_policy(EvictionPolicy::lru())
+            .eviction_listener(move |_, stored: Stored, cause| told.gone(stored.bytes, cause))
             .weigher(|_, stored: &Stored| stored.weight)
             .max_capacity(u64::from(scale.capacity))
             .expire_after(Lifetimes)
             .build();
-        Self { records, scale, ttl: bounds.ttl.min(LONGEST_TTL) }
+        Self { records, scale, ttl: bounds.ttl.min(LONGEST_TTL), counters }
     }
 
     fn read(&self, id: &ResponseId, touch: Touch) -> Option<Arc<Record>> {
@@ -99,7 +138,7 @@ impl MemoryStore {
                 self.records
                     .entry_by_ref(id)
                     .and_compute_with(|entry| {
-                        entry.map_or(Op::Nop, |entry| Op::Put(Stored { lifetime, ..entry.into_value() }))
+                        entry.map_or(Op::Nop, |entry| self.counters.put(Stored { lifetime, ..entry.into_value() }))
                     })
                     .into_entry()?
                     .into_value()
@@ -119,9 +158,15 @@ impl ResponseStore for MemoryStore {
     async fn put(&self, record: Arc<Record>) -> Result<(), StoreError> {
         let bytes = record.size_bytes() + ENTRY_OVERHEAD_BYTES;
         let limit = self.scale.largest_bytes();
-        let weight = self.scale.weight(bytes).ok_or(StoreError::TooLarge { bytes, limit })?;
+        let Some(weight) = self.scale.weight(bytes) else {
+            self.counters.refused_for_space.one();
+            return Err(StoreError::TooLarge { bytes, limit });
+        };
         self.records.entry(record.id.clone()).and_try_compute_with(|entry| match entry {
-            None => Ok(Op::Put(Stored { record, weight, lifetime: self.ttl })),
+            None => {
+                self.counters.written_bytes.add_bytes(bytes);
+                Ok(self.counters.put(Stored { record, weight, bytes, lifetime: self.ttl }))
+            }
             Some(entry) if *entry.value().record == *record => Ok(Op::Nop),
             Some(_) => Err(StoreError::Conflict),
         })?;
@@ -160,6 +205,20 @@ impl ResponseStore for MemoryStore {
 
     fn name(&self) -> &'static str {
         "memory"
+    }
+
+    fn figures(&self) -> Vec<Figure> {
+        let Counters { put, put_bytes, gone, gone_bytes, written_bytes, expired, evicted, refused_for_space } =
+            &*self.counters;
+        // What went is read first: it came in before.
+        let (gone, gone_bytes) = (gone.value(), gone_bytes.value());
+        vec![
+            figures::items(put.value().saturating_sub(gone)),
+            figures::bytes(put_bytes.value().saturating_sub(gone_bytes)),
+            figures::bytes_written(written_bytes),
+            figures::evictions([("expired", expired), ("bound", evicted)]),
+            figures::refused_for_space(refused_for_space),
+        ]
     }
 }
 
@@ -308,6 +367,30 @@ mod tests {
             store.ready().await.unwrap();
             std::thread::yield_now();
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_counted_whatever_becomes_of_it() {
+        let store = store(3, 1 << 20);
+        let figure = |name: &str, label: Option<&str>| {
+            let figures = store.figures();
+            let samples = &figures.iter().find(|figure| figure.name == name).unwrap().samples;
+            samples.iter().find(|(by, _)| by.map(|(_, value)| value) == label).unwrap().1
+        };
+        assert_eq!((figure("store_items", None), figure("store_bytes", None)), (0, 0));
+        for number in 1..=5 {
+            store.put(record(number, 100 * number as usize)).await.unwrap();
+        }
+        // A second write, a refresh and a refusal change nothing of it.
+        store.put(record(5, 500)).await.unwrap();
+        store.load(&[ResponseId::from_bits(4)], Touch::Refresh { longer: Duration::ZERO }).await.unwrap();
+        assert!(store.put(record(9, 2 << 20)).await.is_err());
+        assert_eq!((figure("store_items", None), figure("store_bytes", None)), (3, bytes_held(&store)));
+        assert_eq!(figure("store_evictions", Some("bound")), 2);
+        assert_eq!(figure("store_refused_for_space", None), 1);
+        assert!(figure("store_bytes_written", None) > bytes_held(&store));
+        assert!(store.delete(&ResponseId::from_bits(4)).await.unwrap());
+        assert_eq!((figure("store_items", None), figure("store_bytes", None)), (2, bytes_held(&store)));
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 
 pub mod chain;
 pub mod disk;
+pub mod figures;
 mod foreign;
 pub mod memory;
 pub mod record;
@@ -18,6 +19,7 @@ use async_trait::async_trait;
 use crate::id::ResponseId;
 pub use chain::{ChainLimits, History, HistoryError, Wanted, history};
 pub use disk::{DiskSettings, DiskStore};
+pub use figures::{Figure, FigureKind};
 pub use memory::{MemoryBounds, MemoryStore};
 pub use record::{Ancestors, Record};
 pub use redis::{RedisConfigError, RedisStore};
@@ -67,6 +69,9 @@ pub trait ResponseStore: Send + Sync + 'static {
 
     /// The backend's name in metrics and logs.
     fn name(&self) -> &'static str;
+
+    /// What the store alone knows of itself, as it is now. Asked for at every scrape, so it is cheap and never waits.
+    fn figures(&self) -> Vec<Figure>;
 }
 
 /// Why a store operation failed. None of these means that a record does not exist.

@@ -1,5 +1,6 @@
 //! Counters in the Prometheus text format. Label sets are closed: no ids, no models, nothing a client chooses.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -8,6 +9,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
+use super::store::StoreFigures;
+use crate::store::ResponseStore;
 use crate::translate::Lossy;
 use crate::translate::Outcome;
 
@@ -90,6 +93,11 @@ impl Metrics {
     /// Counts a heartbeat.
     pub fn heartbeat(&self) {
         self.heartbeats.inc();
+    }
+
+    /// Prints from now on what this store tells of itself as well.
+    pub fn register_store(&mut self, store: Arc<dyn ResponseStore>) {
+        self.registry.register_collector(Box::new(StoreFigures(store)));
     }
 
     /// All metrics in the Prometheus text format.

@@ -1,6 +1,7 @@
 //! What operators see: counters, and the log's subscriber. Used by the shells, never by the core.
 
 pub mod metrics;
+mod store;
 
 use tracing_subscriber::EnvFilter;
 

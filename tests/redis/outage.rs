@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use responses_router::config::{OnMissingAcks, Redis};
 use responses_router::store::{HistoryError, RedisStore, ResponseStore, StoreError, history};
 
-use super::{DEADLINE, LIMITS, TTL, open, read, turn};
+use super::{DEADLINE, LIMITS, TTL, figure, open, read, turn};
 use crate::support::redis::Server;
 
 /// Until the store is ready; says how long that took.
@@ -65,10 +65,18 @@ async fn a_server_that_is_gone_is_unavailable_and_never_a_missing_record() {
         assert!(store.delete(&record.id).await.unwrap_err().is_transient());
     }
     assert!(store.ready().await.is_err());
+    assert_eq!((figure(&store, "redis_reachable", ""), figure(&store, "redis_breaker_opened", "")), (0, 1));
+    assert!(figure(&store, "redis_refused", "away") >= 20);
+    assert!(figure(&store, "redis_retries", "no_connection") > 0 && figure(&store, "redis_dial_failures", "") > 0);
+    assert_eq!(figure(&store, "redis_connections", "connected"), 0);
+    let reconnects = figure(&store, "redis_reconnects", "");
     server.restart();
     let took = until_ready(&store).await;
     eprintln!("ready {took:?} after Redis came back");
     assert_eq!(read(&store, &record.id).await.unwrap().unwrap(), record);
+    assert_eq!(figure(&store, "redis_reachable", ""), 1);
+    assert!(figure(&store, "redis_reconnects", "") > reconnects);
+    assert!(figure(&store, "redis_connections", "connected") > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,6 +86,7 @@ async fn a_server_that_hangs_times_out_and_is_used_again() {
     let store: Arc<dyn ResponseStore> = store;
     let record = turn(&[], 1);
     store.put(Arc::clone(&record)).await.unwrap();
+    assert!(figure(&store, "store_bytes_written", "") > 0);
     server.pause();
     assert!(read(&store, &record.id).await.unwrap_err().is_transient());
     // In time the breaker opens: nobody waits for the hung server any more.
@@ -86,10 +95,25 @@ async fn a_server_that_hangs_times_out_and_is_used_again() {
         assert!(started.elapsed() < PATIENCE, "the breaker stays closed");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    assert_eq!(figure(&store, "redis_breaker_opened", ""), 1);
     server.resume();
     let took = until_ready(&store).await;
     eprintln!("ready {took:?} after Redis went on");
     assert_eq!(read(&store, &record.id).await.unwrap().unwrap(), record);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_that_are_not_answered_in_time_are_counted_and_sent_again() {
+    let server = Server::start(&[]);
+    let config = Redis { read_timeout: Duration::from_millis(100), ..server.config() };
+    let store = Arc::new(RedisStore::open(&config, TTL, Duration::from_secs(2)).await.unwrap());
+    let store: Arc<dyn ResponseStore> = store;
+    server.pause();
+    assert!(read(&store, &turn(&[], 1).id).await.unwrap_err().is_transient());
+    let (timeouts, retries) = (figure(&store, "redis_timeouts", ""), figure(&store, "redis_retries", "silent"));
+    assert!(retries > 0 && timeouts >= retries, "{timeouts} {retries}");
+    assert_eq!(figure(&store, "redis_breaker_opened", ""), 0);
+    server.resume();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,6 +155,8 @@ async fn connections_that_are_cut_lose_nothing() {
             assert_eq!(read(&store, &record.id).await.unwrap().unwrap(), *record);
         }
     }
+    assert!(figure(&store, "redis_reconnects", "") > 0);
+    assert_eq!(figure(&store, "redis_commands_under_way", ""), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,6 +172,12 @@ async fn dropped_callers_leave_the_store_usable() {
     let record = turn(&[], 1);
     tokio::time::timeout(DEADLINE, store.put(Arc::clone(&record))).await.unwrap().unwrap();
     assert_eq!(read(&store, &record.id).await.unwrap().unwrap(), record);
+    // Commands outlive their callers, and end.
+    let started = Instant::now();
+    while figure(&store, "redis_commands_under_way", "") > 0 {
+        assert!(started.elapsed() < PATIENCE, "commands are under way");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,8 +187,11 @@ async fn without_a_replica_acks_are_missed_as_configured() {
     let strict = open(&Redis { on_missing_acks: OnMissingAcks::Fail, ..config.clone() }).await;
     let error = strict.put(turn(&[], 1)).await.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("0 of 1"), "{error}");
+    assert_eq!(figure(&strict, "redis_missing_acks", "failed"), 1);
     let lenient = open(&Redis { on_missing_acks: OnMissingAcks::Degrade, ..config }).await;
     for _ in 0..20 {
         lenient.put(turn(&[], 1)).await.unwrap();
     }
+    assert_eq!(figure(&lenient, "redis_missing_acks", "degraded"), 20);
+    assert_eq!(figure(&lenient, "redis_missing_acks", "failed"), 0);
 }

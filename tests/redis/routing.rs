@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use responses_router::config::Redis;
 use responses_router::store::history;
 
-use super::{LIMITS, chain, open, read, turn};
+use super::{LIMITS, chain, figure, open, read, turn};
 use crate::support::redis::{Cluster, cli, try_until};
 
 /// Half of the keys of a slot have gone to another master, the slot has not.
@@ -56,6 +56,9 @@ async fn records_of_a_slot_on_its_way_to_another_master_are_found_and_written() 
         assert_eq!(read(store, &new[0].id).await.unwrap(), None);
     }
     assert!(target.calls("asking") > 50, "nothing was asked for: {}", target.calls("asking"));
+    assert!(figure(&store, "redis_redirections", "ask") > 50 && figure(&store, "redis_retries", "ask") > 50);
+    assert_eq!((figure(&store, "redis_redirections", "moved"), figure(&store, "redis_masters", "")), (0, 3));
+    let changes = figure(&store, "redis_topology_changes", "");
 
     for record in records.iter().skip(1).step_by(2) {
         source.cli(&["MIGRATE", "127.0.0.1", &port, &key(&record.id), "0", "5000"]);
@@ -64,6 +67,8 @@ async fn records_of_a_slot_on_its_way_to_another_master_are_found_and_written() 
         assert_eq!(node.cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &cluster.id(to)]).trim(), "OK");
     }
     assert_eq!(history(&*store, parent, LIMITS).await.unwrap().records, records);
+    assert!(figure(&store, "redis_topology_changes", "") > changes);
+    assert!(figure(&store, "redis_slot_map_refreshes", "learnt") > 0);
 }
 
 /// All nodes that the config names are gone, one after the other; the cluster goes on with others.

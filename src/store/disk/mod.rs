@@ -26,6 +26,7 @@ mod writer;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -36,8 +37,9 @@ use tokio::sync::{Semaphore, oneshot};
 
 use self::file::File;
 pub use self::file::OpenError;
-use self::tables::Snapshot;
+use self::tables::{Holding, Snapshot};
 use self::writer::{Operation, Queued, Reopen, Rules, Writer};
+use super::figures::{self, Figure, Tally};
 use super::{Record, ResponseStore, StoreError, Touch};
 use crate::id::ResponseId;
 
@@ -80,6 +82,26 @@ pub struct DiskStore {
     /// One permit per byte.
     queue: Arc<Semaphore>,
     ttl: Millis,
+    counters: Arc<Counters>,
+}
+
+/// What the store counts.
+#[derive(Debug, Default)]
+struct Counters {
+    items: AtomicU64,
+    bytes: AtomicU64,
+    bytes_written: Tally,
+    swept: Tally,
+    refused_for_space: Tally,
+    reopened: Tally,
+}
+
+impl Counters {
+    /// Takes note of what is committed.
+    fn holds(&self, Holding { items, bytes }: Holding) {
+        self.items.store(items, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
 }
 
 impl DiskStore {
@@ -102,12 +124,17 @@ impl DiskStore {
 
     fn over(reopen: Reopen, rules: Rules) -> Result<Self, OpenError> {
         let file = Arc::new(File::new(reopen()?));
+        let counters = Arc::new(Counters::default());
+        // A file that cannot tell cannot be read either, and the first operation says so.
+        if let Some(Ok(holding)) = file.with(tables::holding) {
+            counters.holds(holding);
+        }
         let (sender, queue) = mpsc::channel();
-        let writer = Writer { file: Arc::clone(&file), reopen, queue, rules };
+        let writer = Writer { file: Arc::clone(&file), reopen, queue, rules, counters: Arc::clone(&counters) };
         let thread = std::thread::Builder::new().name("disk-store".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(OpenError::NoThread)?;
         let queue = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
-        Ok(Self { file, writer: Some((sender, thread)), queue, ttl: rules.ttl })
+        Ok(Self { file, writer: Some((sender, thread)), queue, ttl: rules.ttl, counters })
     }
 
     /// Hands an operation to the writer; waits while its queue is full.
@@ -188,6 +215,24 @@ impl ResponseStore for DiskStore {
 
     fn name(&self) -> &'static str {
         "disk"
+    }
+
+    fn figures(&self) -> Vec<Figure> {
+        let Counters { items, bytes, bytes_written, swept, refused_for_space, reopened } = &*self.counters;
+        let waiting = (QUEUE_BYTES as usize).saturating_sub(self.queue.available_permits());
+        vec![
+            figures::items(items.load(Ordering::Relaxed)),
+            figures::bytes(bytes.load(Ordering::Relaxed)),
+            figures::bytes_written(bytes_written),
+            figures::evictions([("expired", swept)]),
+            figures::refused_for_space(refused_for_space),
+            Figure::gauge(
+                "disk_queue_bytes",
+                "Bytes that wait for the disk store's writer",
+                u64::try_from(waiting).unwrap_or(u64::MAX),
+            ),
+            Figure::counter("disk_reopened", "Attempts to open the disk store's file anew after an error", reopened),
+        ]
     }
 }
 

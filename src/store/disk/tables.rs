@@ -10,7 +10,8 @@
 //! The expiry stands beside the document rather than in it: a refresh must not write a 5 MB record anew.
 
 use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError, WriteTransaction,
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata as _, Table, TableDefinition,
+    TableError, WriteTransaction,
 };
 
 use super::Millis;
@@ -75,6 +76,21 @@ impl<E: Into<redb::Error>> From<E> for PrepareError {
     fn from(error: E) -> Self {
         Self::Redb(error.into())
     }
+}
+
+/// How much the file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Holding {
+    pub(super) items: u64,
+    /// What counts for `max_bytes`.
+    pub(super) bytes: u64,
+}
+
+/// How much the file holds now. redb keeps the length of a table, so nothing is walked.
+pub(super) fn holding(database: &Database) -> Result<Holding, redb::Error> {
+    let transaction = database.begin_read()?;
+    let bytes = transaction.open_table(META)?.get(BYTES)?.map_or(0, |bytes| bytes.value());
+    Ok(Holding { items: transaction.open_table(RECORDS)?.len()?, bytes })
 }
 
 /// The records as they were at one moment.
@@ -185,12 +201,12 @@ impl<'t> Tables<'t> {
         Ok(expired.len())
     }
 
-    /// Writes what was counted; to be called before the commit.
-    pub(super) fn close(mut self) -> Result<(), redb::Error> {
+    /// Writes what was counted, and tells it; to be called before the commit.
+    pub(super) fn close(mut self) -> Result<Holding, redb::Error> {
         if self.bytes != self.bytes_before {
             self.meta.insert(BYTES, self.bytes)?;
         }
-        Ok(())
+        Ok(Holding { items: self.records.len()?, bytes: self.bytes })
     }
 
     fn expiry(&self, id: &ResponseId) -> Result<Option<Millis>, redb::Error> {

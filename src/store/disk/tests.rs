@@ -68,6 +68,10 @@ async fn eventually<T, F: Future<Output = Option<T>>>(condition: impl Fn() -> F)
     }
 }
 
+fn figure(store: &DiskStore, name: &str) -> u64 {
+    store.figures().iter().find(|figure| figure.name == name).unwrap().samples[0].1
+}
+
 #[tokio::test]
 async fn a_restart_keeps_records_and_their_expiry() {
     let directory = Directory::new();
@@ -158,9 +162,12 @@ async fn a_full_store_refuses_puts_until_there_is_room() {
     // What is there may be written again, and the store is well.
     store.put(record(3, 1000)).await.unwrap();
     store.ready().await.unwrap();
+    assert_eq!((figure(&store, "store_items"), figure(&store, "store_bytes")), (3, 3 * one));
+    assert_eq!((figure(&store, "store_refused_for_space"), figure(&store, "disk_queue_bytes")), (1, 0));
     // The count outlives the process.
     drop(store);
     let store = DiskStore::open(&settings).unwrap();
+    assert_eq!((figure(&store, "store_items"), figure(&store, "store_bytes")), (3, 3 * one));
     assert!(store.put(record(4, 1000)).await.is_err());
     assert!(store.delete(&ResponseId::from_bits(1)).await.unwrap());
     store.put(record(4, 1000)).await.unwrap();

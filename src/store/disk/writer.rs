@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::file::{File, OpenError};
 use super::tables::{Put, Tables};
-use super::{Millis, now};
+use super::{Counters, Millis, now};
 use crate::id::ResponseId;
 use crate::store::StoreError;
 
@@ -75,6 +75,7 @@ pub(super) struct Writer {
     pub(super) reopen: Reopen,
     pub(super) queue: Receiver<Queued>,
     pub(super) rules: Rules,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// An answer that is due once the group is committed.
@@ -127,6 +128,7 @@ impl Writer {
     fn open_anew(&self, opened: &mut Instant) -> bool {
         // Closed first: the file is locked as long as it is open.
         self.file.replace(None);
+        self.counters.reopened.one();
         let database = (self.reopen)();
         *opened = Instant::now();
         match database {
@@ -182,7 +184,7 @@ impl Writer {
             answers.push(self.apply(&mut tables, queued)?);
         }
         let swept = tables.sweep(now().saturating_sub(self.rules.sweep_delay), SWEEP_RECORDS)?;
-        tables.close()?;
+        let holding = tables.close()?;
         let more_expired = swept == SWEEP_RECORDS;
         if idle && swept == 0 && !flush {
             transaction.abort()?;
@@ -191,6 +193,8 @@ impl Writer {
         let flushed = flush || !refreshes_only || swept > 0;
         transaction.set_durability(if flushed { Durability::Immediate } else { Durability::None })?;
         transaction.commit()?;
+        self.counters.holds(holding);
+        self.counters.swept.add(u64::try_from(swept).unwrap_or(u64::MAX));
         Ok((Done { flushed, more_expired }, answers))
     }
 
@@ -202,12 +206,19 @@ impl Writer {
         match operation {
             Operation::Put { id, document, reply } => {
                 let put = tables.put(&id, &document, at, expiry, max_bytes)?;
+                let counters = Arc::clone(&self.counters);
                 Ok(Box::new(move || {
                     drop(permit);
                     let _ = reply.send(match put {
-                        Put::Stored => Ok(()),
+                        Put::Stored => {
+                            counters.bytes_written.add_bytes(document.len());
+                            Ok(())
+                        }
                         Put::Conflict => Err(StoreError::Conflict),
-                        Put::Full => Err(StoreError::Unavailable("disk.max_bytes is reached".to_owned())),
+                        Put::Full => {
+                            counters.refused_for_space.one();
+                            Err(StoreError::Unavailable("disk.max_bytes is reached".to_owned()))
+                        }
                     });
                 }))
             }

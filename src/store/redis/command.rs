@@ -11,6 +11,7 @@ use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
 use fred::util::redis_keyslot;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::counters::Reason;
 use super::failure::{self, Failure};
 use super::link::Link;
 use super::node::{Lane, Node};
@@ -179,7 +180,10 @@ impl Commands {
         match tokio::time::timeout_at(deadline.into(), permits).await {
             Ok(Ok(permits)) => Ok(Room(permits)),
             Ok(Err(_)) => Err(StoreError::Unavailable("the store is closed".to_owned())),
-            Err(_) => Err(StoreError::Unavailable("too many commands are under way".to_owned())),
+            Err(_) => {
+                self.pool.counters().refused_busy.one();
+                Err(StoreError::Unavailable("too many commands are under way".to_owned()))
+            }
         }
     }
 
@@ -200,6 +204,8 @@ pub(super) async fn retrying<A: Attempt>(
     attempt: &A,
     deadline: Instant,
 ) -> Result<A::Reply, StoreError> {
+    let counters = pool.counters();
+    let _under_way = counters.begin();
     let slot = redis_keyslot(attempt.key().as_bytes());
     let mut pause = FIRST_PAUSE;
     let mut asked: Option<Arc<Node>> = None;
@@ -208,7 +214,7 @@ pub(super) async fn retrying<A: Attempt>(
         let node = asked.take().or_else(|| pool.owner(slot));
         let result = match node.as_ref().and_then(|node| Some((node, node.link(A::LANE, turn)?))) {
             Some((node, link)) => {
-                let _room = node.room(deadline).await?;
+                let _room = node.room(deadline).await.inspect_err(|_| counters.refused_busy.one())?;
                 let result = tokio::select! {
                     result = attempt.send(&link, asking, left(deadline)) => result,
                     () = link.ended() => Err(Error::new(ErrorKind::Canceled, "the connection ended")),
@@ -222,13 +228,17 @@ pub(super) async fn retrying<A: Attempt>(
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        let again = match failure::failure(&error, pool.is_clustered()) {
+        let failure = failure::failure(&error, pool.is_clustered());
+        let reason = Reason::of(&error, failure);
+        counters.redirected(reason);
+        let again = match failure {
             Failure::NotYet => {
                 asked = node.and_then(|node| pool.follow(error.details(), &node));
                 true
             }
             Failure::Broken => attempt.is_repeatable(),
             Failure::Silent => {
+                counters.timeouts.one();
                 pool.note_silence();
                 attempt.is_repeatable()
             }
@@ -238,6 +248,7 @@ pub(super) async fn retrying<A: Attempt>(
             return Err(failure::store_error(&error));
         }
         tracing::debug!(%error, "RedisStore: trying again");
+        counters.retries.note(reason);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
         turn = turn.wrapping_add(1);

@@ -164,9 +164,12 @@ impl Durability {
             return Ok(());
         }
         self.note(&self.missed);
+        let counters = self.pool.counters();
         if self.on_missing == OnMissingAcks::Fail {
+            counters.acks_missed_failed.one();
             return Err(StoreError::Unavailable(format!("{acks} of {} replicas have the record", self.acks)));
         }
+        counters.acks_missed_degraded.one();
         if !self.was_lately(&self.warned, WARN_EVERY) {
             self.note(&self.warned);
             tracing::warn!(acks, wanted = self.acks, "RedisStore: records count as written without their replicas");

@@ -38,10 +38,15 @@ pub(super) fn nowhere() -> Error {
     Error::new(ErrorKind::Routing, NOWHERE)
 }
 
+/// Whether a command was not sent at all.
+pub(super) fn is_nowhere(error: &Error) -> bool {
+    error.details() == NOWHERE
+}
+
 pub(super) fn failure(error: &Error, clustered: bool) -> Failure {
     let details = error.details();
     let word = details.split_whitespace().next().unwrap_or_default();
-    if details == NOWHERE || NOT_YET.contains(&word) {
+    if is_nowhere(error) || NOT_YET.contains(&word) {
         return Failure::NotYet;
     }
     if word == "MOVED" {

@@ -25,6 +25,7 @@
 mod client;
 mod codec;
 mod command;
+mod counters;
 mod durability;
 mod eviction;
 mod failure;
@@ -49,11 +50,13 @@ use tokio_util::task::TaskTracker;
 use self::client::Clients;
 pub use self::client::RedisConfigError;
 use self::command::{Command, Commands};
+use self::counters::Counters;
 use self::durability::Durability;
 use self::failure::Failure;
 use self::link::Pulse;
 use self::node::{IN_FLIGHT_PER_POOL_SIZE, Making};
 use self::pool::{Pool, Presence};
+use super::figures::Figure;
 use super::{Record, ResponseStore, StoreError, Touch};
 use crate::config::{Compression, Redis};
 use crate::id::ResponseId;
@@ -128,6 +131,7 @@ impl RedisStore {
             confirmed: if acks == 0 { 0 } else { pool_size.min(durability::CONNECTIONS) },
             most_in_flight: pool_size.saturating_mul(IN_FLIGHT_PER_POOL_SIZE),
             pulse: Arc::new(Pulse::new()),
+            counters: Arc::new(Counters::default()),
             trouble: Arc::default(),
             stop: stop.clone(),
             tasks: tasks.clone(),
@@ -170,13 +174,17 @@ impl RedisStore {
         let away = || StoreError::Unavailable("Redis does not answer".to_owned());
         let mut presence = self.shared.pool.presence();
         if *presence.borrow() == Presence::Away {
+            self.shared.pool.counters().refused_away.one();
             return Err(away());
         }
         let task = self.tasks.spawn(operation);
         tokio::select! {
             biased;
             done = task => done.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string()))),
-            _ = presence.wait_for(|presence| *presence == Presence::Away) => Err(away()),
+            _ = presence.wait_for(|presence| *presence == Presence::Away) => {
+                self.shared.pool.counters().refused_away.one();
+                Err(away())
+            }
         }
     }
 }
@@ -261,6 +269,10 @@ impl ResponseStore for RedisStore {
     fn name(&self) -> &'static str {
         "redis"
     }
+
+    fn figures(&self) -> Vec<Figure> {
+        self.shared.pool.figures()
+    }
 }
 
 impl Shared {
@@ -287,6 +299,7 @@ impl Shared {
                 }
             };
             if written {
+                self.pool.counters().bytes_written.add_bytes(value.len());
                 return Ok(());
             }
             // There is something. A first attempt whose answer was lost looks like this too.
@@ -330,6 +343,7 @@ impl Shared {
         });
         let replies = join_all(replies).await.into_iter().collect::<Result<Vec<_>, _>>()?;
         let total = replies.iter().flatten().map(Bytes::len).sum();
+        self.pool.counters().bytes_read.add_bytes(total);
         maybe_blocking(total, move || {
             let records = ids.iter().zip(replies).map(|(id, reply)| {
                 let Some(stored) = reply else { return Ok(None) };

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::client::Clients;
+use super::counters::Counters;
 use super::link::{Link, Pulse};
 use crate::store::StoreError;
 
@@ -55,6 +56,7 @@ pub(super) struct Making {
     pub(super) most_in_flight: usize,
     /// Beats when any node answers.
     pub(super) pulse: Arc<Pulse>,
+    pub(super) counters: Arc<Counters>,
     /// Told when a node is gone or silent.
     pub(super) trouble: Arc<Notify>,
     pub(super) stop: CancellationToken,
@@ -113,6 +115,13 @@ impl Node {
         in_turn.filter_map(ArcSwapOption::load_full).find(|link| link.is_connected())
     }
 
+    /// How many connections it has, and how many it should have.
+    pub(super) fn connections(&self) -> (usize, usize) {
+        let links = || self.common.iter().chain(&self.confirmed);
+        let connected = links().filter_map(ArcSwapOption::load_full).filter(|link| link.is_connected());
+        (connected.count(), links().count())
+    }
+
     fn links(&self, lane: Lane) -> &[ArcSwapOption<Link>] {
         match lane {
             Lane::Common => &self.common,
@@ -133,15 +142,21 @@ impl Node {
     /// Keeps one connection, until the node is stopped.
     async fn keep(self: Arc<Self>, lane: Lane, index: usize, making: Arc<Making>) {
         let Some(slot) = self.links(lane).get(index) else { return };
+        let counters = &making.counters;
         let mut pause = FIRST_PAUSE;
         let mut warn_at = Instant::now() + WARN_AFTER;
+        let mut had_one = false;
         while !self.stop.is_cancelled() {
             let (server, pulse, stop) = (self.server.as_ref(), Arc::clone(&making.pulse), self.stop.child_token());
             match Link::dial(&making.clients, server, pulse, stop, &making.tasks).await {
                 Ok(link) => {
+                    counters.dialled.one();
+                    if std::mem::replace(&mut had_one, true) {
+                        counters.reconnects.one();
+                    }
                     let connected = Instant::now();
                     slot.store(Some(Arc::clone(&link)));
-                    watch(&link, &making.trouble).await;
+                    watch(&link, &making.trouble, counters).await;
                     slot.store(None);
                     if connected.elapsed() > STEADY {
                         pause = FIRST_PAUSE;
@@ -149,12 +164,16 @@ impl Node {
                     warn_at = Instant::now() + WARN_AFTER;
                 }
                 Err(_) if self.stop.is_cancelled() => return,
-                Err(error) if lane == Lane::Common && index == 0 && Instant::now() >= warn_at => {
-                    warn_at = Instant::now() + WARN_EVERY;
-                    let server = self.server.as_ref().map_or_else(String::new, |server| format!(" to {server}"));
-                    tracing::warn!(%error, "RedisStore: no connection{server}, trying on");
+                Err(error) => {
+                    counters.dial_failures.one();
+                    if lane == Lane::Common && index == 0 && Instant::now() >= warn_at {
+                        warn_at = Instant::now() + WARN_EVERY;
+                        let server = self.server.as_ref().map_or_else(String::new, |server| format!(" to {server}"));
+                        tracing::warn!(%error, "RedisStore: no connection{server}, trying on");
+                    } else {
+                        tracing::debug!(%error, "RedisStore: no connection");
+                    }
                 }
-                Err(error) => tracing::debug!(%error, "RedisStore: no connection"),
             }
             making.trouble.notify_one();
             tokio::select! {
@@ -167,7 +186,7 @@ impl Node {
 }
 
 /// Returns when a connection has ended. One that does not answer is trouble, and in time comes to its end.
-async fn watch(link: &Link, trouble: &Notify) {
+async fn watch(link: &Link, trouble: &Notify, counters: &Counters) {
     let mut silent = false;
     loop {
         tokio::select! {
@@ -194,6 +213,7 @@ async fn watch(link: &Link, trouble: &Notify) {
         }
         if link.silence() > STUCK_AFTER && link.is_connected() {
             tracing::warn!("RedisStore: a connection does not answer any more, trying a new one");
+            counters.stuck.one();
             link.stop();
         }
     }

@@ -16,10 +16,12 @@ use futures_util::stream::{self, StreamExt as _};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use super::counters::{Counters, Moment};
 use super::link::Link;
 use super::node::{Lane, Making, Node};
 use super::slots::{Redirection, Shards};
 use super::topology::Topology;
+use crate::store::figures::Figure;
 
 /// How often presence is told.
 const TICK: Duration = Duration::from_millis(50);
@@ -89,6 +91,10 @@ impl Pool {
 
     pub(super) fn is_clustered(&self) -> bool {
         self.making.clients.is_clustered()
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.making.counters
     }
 
     /// A number for commands that should go out together, another one each time.
@@ -167,6 +173,9 @@ impl Pool {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.topology.load_full();
         let next = Arc::new(next(&before));
+        if !before.has_same_owners(&next) {
+            self.counters().topology_changes.one();
+        }
         self.topology.store(Arc::clone(&next));
         for gone in before.without(&next) {
             gone.stop();
@@ -200,8 +209,10 @@ impl Pool {
             shards = self.learn_from_others().await;
         }
         let Some(shards) = shards else {
+            self.counters().slots_not_learnt.one();
             return tracing::debug!("RedisStore: no node tells who owns the slots");
         };
+        self.counters().slots_learnt.one();
         self.change(|now| now.adopt(&shards, |server| self.begin(server)));
     }
 
@@ -219,6 +230,7 @@ impl Pool {
                 match link {
                     Ok(link) => self.ask(&link, &server).await,
                     Err(error) => {
+                        making.counters.dial_failures.one();
                         self.complain(&error, &server);
                         None
                     }
@@ -247,6 +259,19 @@ impl Pool {
         }
     }
 
+    /// What can be told of the store now.
+    pub(super) fn figures(&self) -> Vec<Figure> {
+        let topology = self.topology.load();
+        let connections = topology.nodes().map(|node| node.connections());
+        let (connected, wanted) = connections.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        self.counters().figures(&Moment {
+            reachable: *self.presence.borrow() == Presence::Here,
+            connected,
+            missing: wanted.saturating_sub(connected),
+            masters: topology.masters().len(),
+        })
+    }
+
     async fn keep_presence(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -267,7 +292,12 @@ impl Pool {
         } else {
             Presence::Starting
         };
-        let before = self.presence.send_replace(presence);
+        let before = *self.presence.borrow();
+        if before != Presence::Away && presence == Presence::Away {
+            // Before it is told: who is refused finds it counted.
+            self.counters().breaker_opened.one();
+        }
+        self.presence.send_replace(presence);
         match (before, presence) {
             (Presence::Away, Presence::Here) => tracing::info!("RedisStore: Redis answers"),
             (Presence::Starting | Presence::Here, Presence::Away) => {

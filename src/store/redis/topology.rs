@@ -58,8 +58,17 @@ impl Topology {
         self.nodes().find(|node| is_at(node, server))
     }
 
-    fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+    pub(super) fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
         self.masters.iter().chain(&self.guests)
+    }
+
+    /// Whether every slot has the same owner there.
+    pub(super) fn has_same_owners(&self, there: &Self) -> bool {
+        (0..SLOTS).all(|slot| match (self.owner(slot), there.owner(slot)) {
+            (Some(here), Some(there)) => Arc::ptr_eq(here, there),
+            (None, None) => true,
+            _ => false,
+        })
     }
 
     /// The nodes here that are not there.
@@ -148,6 +157,7 @@ mod tests {
             confirmed: 0,
             most_in_flight: 1,
             pulse: Arc::new(Pulse::new()),
+            counters: Arc::default(),
             trouble: Arc::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
