@@ -51,6 +51,14 @@ clients_venv_ready := $(RESPONSES_ROUTER_CLIENTS_VENV)/.ready
 endif
 export RESPONSES_ROUTER_CLIENTS_VENV
 
+# And of the validators that test-deploy runs.
+ifdef RESPONSES_ROUTER_DEPLOY_VENV
+deploy_venv_ready :=
+else
+RESPONSES_ROUTER_DEPLOY_VENV := $(CURDIR)/.venv-deploy
+deploy_venv_ready := $(RESPONSES_ROUTER_DEPLOY_VENV)/.ready
+endif
+
 target_dir := $(or $(CARGO_TARGET_DIR),target)
 echo_address := 127.0.0.1:$(PORT)
 
@@ -111,6 +119,14 @@ test: preflight-redis venv ## Run every test
 test-clients: venv clients ## Run SDKs, agent frameworks and Codex against a strict backend
 	cargo test --test it clients:: -- --include-ignored
 
+.PHONY: test-deploy
+test-deploy: venv $(deploy_venv_ready) tests/deploy/node/node_modules/.ready ## Validate and run what deploy/ has: image, manifests, compose
+	cd tests/deploy && PYTHONPATH='$(CURDIR)/scripts' $(RESPONSES_ROUTER_DEPLOY_VENV)/bin/python -m unittest -v
+
+.PHONY: deploy-configs
+deploy-configs: ## Copy envoy/ anew into deploy/, after a change there
+	$(PYTHON) scripts/deploy_configs.py
+
 #: Seconds that `fuzz` gives each target
 SECONDS ?= 60
 
@@ -135,14 +151,14 @@ lint: ## Check format and lints, warnings denied
 .PHONY: clean
 clean: redis-cluster-stop ## Remove what was built, what was installed and the runs' files
 	cargo clean
-	rm -rf .venv .venv-clients tests/clients/node/node_modules .run
+	rm -rf .venv .venv-clients .venv-deploy tests/clients/node/node_modules tests/deploy/node/node_modules .run
 
 .PHONY: preflight
 preflight: ## Check for missing system packages
 	@scripts/preflight.sh
 
-.PHONY: preflight-redis preflight-fuzz preflight-clients
-preflight-redis preflight-fuzz preflight-clients: preflight-%:
+.PHONY: preflight-redis preflight-fuzz preflight-clients preflight-deploy
+preflight-redis preflight-fuzz preflight-clients preflight-deploy: preflight-%:
 	@scripts/preflight.sh $*
 
 .PHONY: venv
@@ -162,6 +178,15 @@ $(CURDIR)/.venv-clients/.ready: tests/clients/requirements.txt tests/clients/con
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-input -r tests/clients/requirements.txt
 	@touch $@
 
+$(CURDIR)/.venv-deploy/.ready: tests/deploy/requirements.txt tests/deploy/constraints.txt | preflight-deploy
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-input -r tests/deploy/requirements.txt
+	@touch $@
+
+tests/deploy/node/node_modules/.ready: tests/deploy/node/package.json tests/deploy/node/package-lock.json | preflight-deploy
+	cd tests/deploy/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
 # The packages bring the Node that runs them; the system's only installs them.
 tests/clients/node/node_modules/.ready: tests/clients/node/package.json tests/clients/node/package-lock.json | preflight-clients
 	cd tests/clients/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
@@ -179,6 +204,15 @@ clients-freeze: ## Pin anew what the clients' requirements.txt and package.json 
 	sed '/^-c/d' tests/clients/requirements.txt | .venv-clients/bin/pip install --quiet -r /dev/stdin
 	.venv-clients/bin/pip freeze > tests/clients/constraints.txt
 	cd tests/clients/node && rm -rf package-lock.json node_modules && \
+		npm install --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved
+
+.PHONY: deploy-freeze
+deploy-freeze: ## Pin anew what the requirements.txt and package.json of test-deploy bring with them
+	rm -rf .venv-deploy
+	$(PYTHON) -m venv .venv-deploy
+	sed '/^-c/d' tests/deploy/requirements.txt | .venv-deploy/bin/pip install --quiet -r /dev/stdin
+	.venv-deploy/bin/pip freeze > tests/deploy/constraints.txt
+	cd tests/deploy/node && rm -rf package-lock.json node_modules && \
 		npm install --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved
 
 .PHONY: venv-freeze

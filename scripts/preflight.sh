@@ -1,7 +1,7 @@
 #!/bin/sh
 # Checks that the machine has what the Makefile needs, and names what installs the rest: preflight.sh [--install] [WHAT…]
 # With --install (as root, on Debian) installs it instead. WHAT is more than running needs: redis, for tests and clusters;
-# fuzz; clients, for test-clients.
+# fuzz; clients, for test-clients; deploy, for test-deploy.
 set -eu
 
 install=
@@ -29,6 +29,13 @@ for what in "$@"; do
     fuzz) require g++ command -v g++ ;;
     # Only installs the Node packages: they bring the Node that runs them, newer than Debian's.
     clients) require npm sh -c 'command -v node && command -v npm' ;;
+    # For a network of its own, and for readelf and strip, which the build of the image needs as well.
+    deploy)
+        require npm sh -c 'command -v node && command -v npm'
+        require redis-server sh -c 'command -v redis-server && command -v redis-cli'
+        require iproute2 command -v ip
+        require binutils sh -c 'command -v readelf && command -v strip'
+        ;;
     esac
 done
 
