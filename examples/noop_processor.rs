@@ -19,15 +19,20 @@ use responses_router::extproc::duplex::{Envoy, ExchangeError, Finished};
 use responses_router::extproc::headers::HeaderMutation;
 use responses_router::extproc::message::{Inbound, LastReply, Reply};
 use responses_router::server::{self, Listener, Stop};
+use responses_router::telemetry::{Account, Reporter};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-struct Noop;
+struct Noop(Arc<Reporter>);
 
 impl Handler for Noop {
+    fn account(&self) -> Account {
+        Account::open(Arc::clone(&self.0))
+    }
+
     async fn exchange(self: Arc<Self>, mut envoy: Envoy) -> Result<Finished, ExchangeError> {
         pass_request(&mut envoy).await?;
         pass_response(envoy).await
@@ -111,7 +116,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
             grace_over: CancellationToken::new(),
             live: TaskTracker::new(),
         };
-        let mut serving = std::pin::pin!(server::serve(listener, Arc::new(Noop), stop));
+        let mut serving = std::pin::pin!(server::serve(listener, Arc::new(Noop(Arc::default())), stop));
         tokio::select! {
             served = &mut serving => served?,
             interrupted = tokio::signal::ctrl_c() => {

@@ -19,8 +19,8 @@ use responses_router::server::{self, Listener, Stop, Stopped};
 use responses_router::store::{
     ChainLimits, DiskSettings, DiskStore, MemoryBounds, MemoryStore, RedisStore, ResponseStore, redis,
 };
-use responses_router::telemetry;
 use responses_router::telemetry::metrics::Metrics;
+use responses_router::telemetry::{self, Reporter};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -171,7 +171,13 @@ fn router(config: &Config, store: Arc<dyn ResponseStore>, metrics: Arc<Metrics>,
         ids: Box::new(RandomIds),
         settings: config.translation(),
         reasoning_keys: SealingKeys::new(response_api.reasoning_encryption.keys.clone()),
-        keeping: Keeping { store, deadline: response_api.store_deadline_ms, tasks: stop.live.clone(), metrics },
+        keeping: Keeping {
+            store,
+            deadline: response_api.store_deadline_ms,
+            tasks: stop.live.clone(),
+            metrics: Arc::clone(&metrics),
+        },
+        reporter: Arc::new(Reporter { metrics, full_ids: false }),
         policy: Policy {
             chat_path: format!("{}{}", response_api.path_prefix, upstream.chat_path),
             clear_route_cache: upstream.clear_route_cache,

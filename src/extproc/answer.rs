@@ -22,6 +22,8 @@ use crate::id::ResponseId;
 use crate::openai::error::WireError;
 use crate::openai::responses::ResponseError;
 use crate::store::Record;
+use crate::telemetry::Account;
+use crate::telemetry::facts::Stored as StoredFact;
 use crate::translate::Outcome;
 use crate::translate::upstream_error::UpstreamError;
 use crate::translate::{self, AnswerForm, End, Plan, ResponseStream};
@@ -166,26 +168,27 @@ async fn whole(
     ended_by: EndedBy,
 ) -> Result<Finished, ExchangeError> {
     let mut finished = machine.finish(End::Complete, now());
+    envoy.account().note(|facts| facts.response_ended(&finished, End::Complete));
     let streamed = finished.plan().stream;
     // A stream has its own way to say that it failed; a JSON client gets an HTTP error.
     if let (Outcome::Failed(error), false) = (finished.outcome(), streamed) {
         tracing::warn!(error.code, "the upstream's answer failed");
         let error = refusal::failed_answer(error);
-        return Ok(envoy.finish(LocalAnswer::error(&error, router.settings.api).into_reply()).await);
+        return Ok(LocalAnswer::error(&error, router.settings.api).finish(envoy).await);
     }
     let mut mutation = answer_headers(&head.headers, finished.plan());
     let mut kept = None;
-    match settle(router, &mut finished, &ancestors).await {
+    match settle(router, envoy.account(), &mut finished, &ancestors).await {
         Ok(Stored::AsAsked(record)) => kept = record,
         Ok(Stored::Not) => mutation = mutation.set("x-responses-stored", "false"),
         Err(error) if !streamed => {
-            return Ok(envoy.finish(LocalAnswer::error(&error, router.settings.api).into_reply()).await);
+            return Ok(LocalAnswer::error(&error, router.settings.api).finish(envoy).await);
         }
         // The stream tells of it.
         Err(_) => {}
     }
     let (mutation, body) = if streamed {
-        router.keeping.metrics.stream_ended(finished.outcome());
+        envoy.account().events(true);
         (stream_headers(mutation), finished.into_tail())
     } else {
         let body = match &kept {
@@ -199,6 +202,7 @@ async fn whole(
         let length = body.len().to_string();
         (mutation.set("content-type", "application/json").set("content-length", length), body)
     };
+    envoy.account().note(|facts| facts.status = Some(200));
     envoy.send(Reply::response_headers(mutation.status(200))).await;
     Ok(end_with(envoy, body, ended_by).await)
 }
@@ -222,7 +226,9 @@ async fn live(
     };
     let mutation = stream_headers(answer_headers(&head.headers, machine.plan()));
     // From here on the client may know the id: whatever becomes of this future, what was produced is kept.
-    let mut stream = LiveStream::new(machine, ancestors, router.keeping.clone(), now);
+    let account = envoy.account().clone();
+    account.note(|facts| facts.status = Some(200));
+    let mut stream = LiveStream::new(machine, ancestors, router.keeping.clone(), account.clone(), now);
     let opening = stream.push(&first.bytes);
     let mut ended_by = ending(first.end, stream.is_over(), stream.has_failed());
     envoy.send(Reply::response_headers(mutation.status(200))).await;
@@ -243,10 +249,7 @@ async fn live(
             Ok(Inbound::ResponseTrailers) => break (End::Complete, EndedBy::Trailers),
             // What is left of the request has nothing to say any more.
             Ok(_) => continue,
-            Err(Interrupt::Break(ExchangeError::Deadline)) if Instant::now() < deadline => {
-                router.keeping.metrics.heartbeat();
-                stream.heartbeat()
-            }
+            Err(Interrupt::Break(ExchangeError::Deadline)) if Instant::now() < deadline => stream.heartbeat(),
             Err(Interrupt::Break(ExchangeError::Deadline)) => break (End::TimedOut, EndedBy::Body),
             Err(Interrupt::Break(error)) => return Err(error),
             // The headers have left, so nothing can be refused but more time.
@@ -262,8 +265,7 @@ async fn live(
         return Err(ExchangeError::Internal("the stream was finished twice"));
     };
     // A failure is told inside the stream, see `settle`.
-    let _ = settle(router, &mut finished, &ancestors).await;
-    router.keeping.metrics.stream_ended(finished.outcome());
+    let _ = settle(router, &account, &mut finished, &ancestors).await;
     Ok(end_with(envoy, finished.into_tail(), ended_by).await)
 }
 
@@ -293,24 +295,30 @@ enum Stored {
 /// `store: false`, or as a failed one, whose error for a JSON client is returned.
 async fn settle(
     router: &Router,
+    account: &Account,
     finished: &mut translate::Finished,
     ancestors: &[ResponseId],
 ) -> Result<Stored, WireError> {
-    if finished.usage().is_none() && !matches!(finished.outcome(), Outcome::Failed(_)) {
-        router.keeping.metrics.usage_missing();
-    }
     if !finished.plan().store {
         return Ok(Stored::AsAsked(None));
     }
-    match router.keeping.keep(finished, ancestors).await {
-        Ok(record) => Ok(Stored::AsAsked(Some(record))),
+    // What becomes of it when this future is dropped.
+    account.note(|facts| facts.stored = StoredFact::InBackground);
+    match account.storing(router.keeping.keep(finished, ancestors)).await {
+        Ok(record) => {
+            account.note(|facts| facts.stored = StoredFact::Stored);
+            Ok(Stored::AsAsked(Some(record)))
+        }
         Err(_) if router.policy.degrade_without_store => {
+            account.note(|facts| facts.stored = StoredFact::Degraded);
             finished.mark_unstored();
             Ok(Stored::Not)
         }
         Err(error) => {
             finished.fail(unstored(&error));
-            Err(refusal::store(&error))
+            let error = refusal::store(&error);
+            account.note(|facts| facts.store_refused(&error));
+            Err(error)
         }
     }
 }
@@ -331,6 +339,7 @@ async fn end_with(mut envoy: Envoy, body: Bytes, ended_by: EndedBy) -> Finished 
         return envoy.finish(LastReply::response_body(body)).await;
     }
     envoy.send(Reply::response_body(body)).await;
+    envoy.account().told();
     let ended_by = if ended_by == EndedBy::NotYet { end_of_upstream(&mut envoy).await } else { ended_by };
     envoy
         .finish(match ended_by {
@@ -371,7 +380,7 @@ pub(super) async fn upstream_error(
         }
     };
     let mut error = normalised(head, body);
-    tracing::info!(status = head.status, code = error.code, "the upstream refused or failed");
+    envoy.account().note(|facts| facts.upstream_refused(&error));
     let overflow = error.code.as_deref() == Some("context_length_exceeded");
     if let Some((plan, _)) = asked.as_ref().filter(|_| overflow) {
         plan.explain_overflow(&mut error.message);
@@ -394,7 +403,7 @@ pub(super) async fn upstream_error(
         // Headers that ended the stream cannot be given a body: an answer of our own takes their place.
         (_, None) => {
             let answer = LocalAnswer::error(&error, router.settings.api).with_headers(kept_of_error(&head.headers));
-            Ok(envoy.finish(answer.into_reply()).await)
+            Ok(answer.finish(envoy).await)
         }
     }
 }

@@ -36,6 +36,8 @@ use tracing::{Instrument as _, Span, field};
 
 use super::message::{Inbound, LastReply, MalformedMessage, Protocol, Reply, WrongProtocol};
 use super::pb::{ProcessingRequest, ProcessingResponse};
+use crate::telemetry::Account;
+use crate::telemetry::facts::Ending;
 
 /// How long Envoy may take from opening a stream to its first message; both leave together.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
@@ -80,6 +82,17 @@ impl ExchangeError {
         }
     }
 
+    /// Notes this end of an exchange.
+    fn note(&self, account: &Account) {
+        account.note(|facts| match self {
+            Self::Gone | Self::Broken(_) => facts.ending = Some(Ending::ClientGone),
+            Self::Deadline => facts.broke("deadline"),
+            Self::Malformed(_) | Self::OutOfOrder(_) => facts.broke("protocol_error"),
+            Self::WrongProtocol(_) => facts.broke("wrong_protocol"),
+            Self::Internal(_) => facts.broke("internal_error"),
+        });
+    }
+
     fn log(&self) {
         match self {
             Self::Gone => tracing::debug!("{self}"),
@@ -102,11 +115,18 @@ pub struct Envoy {
     /// Read before the exchange began, to check the protocol.
     first: Option<ProcessingRequest>,
     slot: Arc<Slot>,
+    account: Account,
     request_over: bool,
     response_over: bool,
 }
 
 impl Envoy {
+    /// The account of this exchange.
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
     /// The next message. A direction that is over stays over: Envoy 1.35 and later may repeat the last piece of a large
     /// request body (envoy#46237), and repetitions are not shown.
     ///
@@ -121,6 +141,7 @@ impl Envoy {
                 None => receive(&mut self.inbound).await?,
             };
             let Some(message) = Inbound::read(message)? else { continue };
+            self.account.received(message.phase());
             if self.is_repetition(&message) {
                 tracing::debug!("envoy repeated the end of a body");
                 continue;
@@ -139,12 +160,15 @@ impl Envoy {
 
     /// Hands a message over to Envoy. Waits while the one before it has not left.
     pub async fn send(&mut self, reply: Reply) {
+        self.account.sent(reply.phase());
         self.slot.put(reply.0).await;
     }
 
     /// Hands over the message that ends the exchange.
     pub async fn finish(self, reply: LastReply) -> Finished {
+        self.account.sent(reply.phase());
         self.slot.put(reply.0).await;
+        self.account.told();
         Finished(())
     }
 
@@ -173,7 +197,9 @@ async fn receive(inbound: &mut Streaming<ProcessingRequest>) -> Result<Processin
 ///
 /// `exchange` is called in the first poll, after the first message was read and the protocol checked. It runs in a
 /// span `exchange` whose fields `request_id`, `route` and `response_id` are its to record.
-pub(crate) fn serve<X, F>(inbound: Streaming<ProcessingRequest>, exchange: X) -> Replies
+///
+/// Every end is noted in `account`, those before there is an exchange too.
+pub(crate) fn serve<X, F>(inbound: Streaming<ProcessingRequest>, account: Account, exchange: X) -> Replies
 where
     X: FnOnce(Envoy) -> F + Send + 'static,
     F: Future<Output = Result<Finished, ExchangeError>> + Send + 'static,
@@ -181,20 +207,37 @@ where
     let slot = Arc::new(Slot::default());
     let span =
         tracing::info_span!("exchange", request_id = field::Empty, route = field::Empty, response_id = field::Empty);
-    let run = run(inbound, Arc::clone(&slot), exchange);
+    let run = run(inbound, Arc::clone(&slot), account, exchange);
     let run = AssertUnwindSafe(run).catch_unwind().instrument(span.clone());
     Replies { slot, span, state: State::Running(Box::pin(run)) }
 }
 
 async fn run<X, F>(
-    mut inbound: Streaming<ProcessingRequest>,
+    inbound: Streaming<ProcessingRequest>,
     slot: Arc<Slot>,
+    account: Account,
     exchange: X,
 ) -> Result<Finished, ExchangeError>
 where
     X: FnOnce(Envoy) -> F,
     F: Future<Output = Result<Finished, ExchangeError>>,
 {
+    let result = match open(inbound, slot, account.clone()).await {
+        Ok(envoy) => exchange(envoy).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &result {
+        error.note(&account);
+    }
+    result
+}
+
+/// Reads the first message and checks the protocol.
+async fn open(
+    mut inbound: Streaming<ProcessingRequest>,
+    slot: Arc<Slot>,
+    account: Account,
+) -> Result<Envoy, ExchangeError> {
     static UNTOLD: Once = Once::new();
     // A stream that is opened and stays silent must not live for ever.
     let first = tokio::time::timeout(FIRST_MESSAGE, receive(&mut inbound)).await;
@@ -206,8 +249,7 @@ where
             );
         });
     }
-    let envoy = Envoy { inbound, first: Some(first), slot, request_over: false, response_over: false };
-    exchange(envoy).await
+    Ok(Envoy { inbound, first: Some(first), slot, account, request_over: false, response_over: false })
 }
 
 type Outcome = Result<Result<Finished, ExchangeError>, Box<dyn std::any::Any + Send>>;

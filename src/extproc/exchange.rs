@@ -24,7 +24,9 @@ use super::route::{Route, Routes};
 use crate::id::{IdSource, ResponseId};
 use crate::openai::error::WireError;
 use crate::sealing::SealingKeys;
-use crate::store::{ChainLimits, Record, Wanted};
+use crate::store::{ChainLimits, History, Record, Wanted};
+use crate::telemetry::facts::{Chain, Ending, Stored};
+use crate::telemetry::{Account, Reporter};
 use crate::translate::{self, CreateRequest, Past, Plan, RequestError, Settings, Turn};
 
 /// The request header by which Envoy's routes can choose a cluster.
@@ -47,6 +49,8 @@ pub struct Router {
     pub reasoning_keys: Option<SealingKeys>,
     /// The responses.
     pub keeping: Keeping,
+    /// Where exchanges are reported.
+    pub reporter: Arc<Reporter>,
     /// What else the operator decides.
     pub policy: Policy,
     /// Cancelled when the grace of a shutdown has run out: live exchanges end then.
@@ -123,6 +127,10 @@ struct Admitted {
 }
 
 impl Handler for Router {
+    fn account(&self) -> Account {
+        Account::open(Arc::clone(&self.reporter))
+    }
+
     async fn exchange(self: Arc<Self>, mut envoy: Envoy) -> Result<Finished, ExchangeError> {
         let began = Instant::now();
         let deadline = began + self.policy.exchange;
@@ -131,14 +139,15 @@ impl Handler for Router {
                 let error = WireError::new(404, "The Responses API is not enabled here.");
                 self.leave(envoy, error.into()).await
             }
-            Ok(Inbound::RequestHeaders(head)) => match self.routes.find(&head) {
-                Route::Create => self.create(envoy, &head, deadline).await,
-                route => {
-                    tracing::Span::current().record("route", route.name());
-                    let answer = local::answer(&self.keeping, self.settings.api, route).await;
-                    Ok(envoy.finish(answer.into_reply()).await)
+            Ok(Inbound::RequestHeaders(head)) => {
+                let route = self.routes.find(&head);
+                note_request(&envoy, &head, &route);
+                if route == Route::Create {
+                    return self.create(envoy, &head, deadline).await;
                 }
-            },
+                let answer = local::answer(&self.keeping, envoy.account(), self.settings.api, route).await;
+                Ok(answer.finish(envoy).await)
+            }
             // A filter in front of ours answered by itself: that is its answer, not an upstream's.
             Ok(Inbound::ResponseHeaders(head)) => self.relay(envoy, &head, deadline).await,
             Ok(_) => Err(ExchangeError::OutOfOrder("waiting for the request headers")),
@@ -149,11 +158,6 @@ impl Handler for Router {
 
 impl Router {
     async fn create(&self, mut envoy: Envoy, head: &RequestHead, deadline: Instant) -> Result<Finished, ExchangeError> {
-        let span = tracing::Span::current();
-        span.record("route", Route::Create.name());
-        if let Some(request_id) = head.headers.text("x-request-id") {
-            span.record("request_id", request_id);
-        }
         let (body, ended_by) = match self.request_body(&mut envoy, head).await {
             Ok(Upload::Whole(body, ended_by)) => (body, ended_by),
             Ok(Upload::AnsweredByEnvoy(head)) => {
@@ -161,15 +165,14 @@ impl Router {
             }
             Err(interrupt) => return self.leave(envoy, interrupt).await,
         };
-        let Admitted { chat, plan, ancestors } = match self.admit(head, body).await {
+        let Admitted { chat, plan, ancestors } = match self.admit(head, body, envoy.account()).await {
             Ok(admitted) => admitted,
             Err(error) => {
                 tracing::debug!(status = error.status, code = error.code, "refused");
                 return Ok(LocalAnswer::error(&error, self.settings.api).stream(envoy).await);
             }
         };
-        span.record("response_id", plan.id.as_str());
-        self.keeping.metrics.translated(&plan.lossy);
+        tracing::Span::current().record("response_id", plan.id.as_str());
 
         envoy.send(Reply::request_headers(self.upstream_headers(plan.model()), self.policy.clear_route_cache)).await;
         envoy.send(Reply::request_body(chat.into(), ended_by == EndedBy::Body)).await;
@@ -190,22 +193,36 @@ impl Router {
     }
 
     /// Reads the body's meaning, loads the history, and translates. The upstream has seen nothing yet.
-    async fn admit(&self, head: &RequestHead, body: Bytes) -> Result<Admitted, WireError> {
+    async fn admit(&self, head: &RequestHead, body: Bytes, account: &Account) -> Result<Admitted, WireError> {
         let body =
             body::decode(&head.headers, body, self.policy.max_request_bytes).map_err(|error| refusal::body(&error))?;
         let create = CreateRequest::parse(&body).map_err(|error| refuse(&error))?;
         drop(body);
+        account.note(|facts| {
+            facts.stream = create.stream;
+            facts.model.clone_from(&create.model);
+            facts.previous_response_id.clone_from(&create.previous_response_id);
+        });
 
         let parent = create.previous_response_id.as_ref();
         let wanted = Wanted { parent, referenced: &create.referenced_responses() };
-        let history = self.keeping.history(wanted, self.policy.chain).await;
+        let history = account.storing(self.keeping.history(wanted, self.policy.chain)).await;
         let history = history.map_err(|error| refusal::history(&error, parent))?;
+        let chain = chain_of(&history);
         let past = Past { chain: &turns(&history.records), referenced: &turns(&history.referenced) };
         let seal = self.reasoning_keys.as_ref().map(|keys| keys.bound_to(NO_TENANT));
         let id = self.ids.response_id();
         let translated =
             translate::request(create, past, &self.settings, seal, id, now()).map_err(|error| refuse(&error))?;
         let ancestors = history.ancestors_of_child();
+        let plan = &translated.plan;
+        account.note(|facts| {
+            facts.response_id = Some(plan.id.clone());
+            facts.model = Some(plan.model().to_owned());
+            facts.stored = if plan.store { Stored::Due } else { Stored::NotAsked };
+            facts.chain = chain;
+            facts.lossy.clone_from(&plan.lossy);
+        });
         Ok(Admitted { chat: translated.chat, plan: translated.plan, ancestors })
     }
 
@@ -265,26 +282,53 @@ impl Router {
             Interrupt::Break(error) => return Err(error),
         };
         tracing::debug!(status = error.status, code = error.code, "refused");
-        Ok(envoy.finish(LocalAnswer::error(&error, self.settings.api).into_reply()).await)
+        Ok(LocalAnswer::error(&error, self.settings.api).finish(envoy).await)
     }
 
     /// Passes an answer on as it is.
     async fn relay(&self, mut envoy: Envoy, head: &ResponseHead, deadline: Instant) -> Result<Finished, ExchangeError> {
+        envoy.account().note(|facts| facts.status = Some(head.status));
         if head.end_of_stream {
-            return Ok(envoy.finish(LastReply::response_headers(HeaderMutation::new())).await);
+            return Ok(relayed(envoy, LastReply::response_headers(HeaderMutation::new())).await);
         }
         envoy.send(Reply::response_headers(HeaderMutation::new())).await;
         loop {
             match envoy.next_by(deadline).await? {
                 Inbound::ResponseBody(piece) if piece.end => {
-                    return Ok(envoy.finish(LastReply::response_body(piece.bytes)).await);
+                    return Ok(relayed(envoy, LastReply::response_body(piece.bytes)).await);
                 }
                 Inbound::ResponseBody(piece) => envoy.send(Reply::response_body(piece.bytes)).await,
-                Inbound::ResponseTrailers => return Ok(envoy.finish(LastReply::response_trailers()).await),
+                Inbound::ResponseTrailers => return Ok(relayed(envoy, LastReply::response_trailers()).await),
                 _ => return Err(ExchangeError::OutOfOrder("passing on an answer")),
             }
         }
     }
+}
+
+/// Ends an exchange that passed on an answer.
+async fn relayed(envoy: Envoy, last: LastReply) -> Finished {
+    envoy.account().note(|facts| facts.ending = Some(Ending::Relayed));
+    envoy.finish(last).await
+}
+
+/// Notes what a request asks for.
+fn note_request(envoy: &Envoy, head: &RequestHead, route: &Route) {
+    let request_id = head.headers.text("x-request-id");
+    let span = tracing::Span::current();
+    span.record("route", route.name());
+    span.record("request_id", request_id);
+    envoy.account().note(|facts| {
+        facts.route = route.name();
+        facts.request_id = request_id.map(ToOwned::to_owned);
+        facts.response_id = route.id().cloned();
+    });
+}
+
+/// What a request's history amounts to; `None` when it named none.
+fn chain_of(history: &History) -> Option<Chain> {
+    let bytes = |records: &[Arc<Record>]| records.iter().map(|record| record.payload_bytes()).sum::<usize>();
+    let chain = Chain { length: history.records.len(), bytes: bytes(&history.records) + bytes(&history.referenced) };
+    (chain.bytes > 0).then_some(chain)
 }
 
 fn turns(records: &[Arc<Record>]) -> Vec<Turn<'_>> {

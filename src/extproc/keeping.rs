@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::id::ResponseId;
@@ -11,6 +12,8 @@ use crate::openai::responses::ResponseError;
 use crate::store::chain::{self, ChainLimits, History, HistoryError, Wanted};
 use crate::store::record::Ancestors;
 use crate::store::{Record, ResponseStore, StoreError, Touch};
+use crate::telemetry::Account;
+use crate::telemetry::facts::Stored;
 use crate::telemetry::metrics::Metrics;
 use crate::translate::{End, Finished, Outcome, ResponseStream};
 
@@ -51,12 +54,18 @@ impl Keeping {
     /// # Errors
     /// [`HistoryError`]; a hole in the chain is one, never a shorter history.
     pub async fn history(&self, wanted: Wanted<'_>, limits: ChainLimits) -> Result<History, HistoryError> {
+        if wanted.parent.is_none() && wanted.referenced.is_empty() {
+            return Ok(History::default());
+        }
+        let began = Instant::now();
         let load = chain::history(&*self.store, wanted, limits);
         let result = tokio::time::timeout(self.deadline.saturating_mul(2), load).await;
         let result = result.unwrap_or(Err(HistoryError::Store(StoreError::Timeout)));
-        if let Err(HistoryError::Store(error)) = &result {
-            self.note_failure("history", error);
-        }
+        let failure = match &result {
+            Err(HistoryError::Store(error)) => Some(error),
+            _ => None,
+        };
+        self.note("history", failure, began.elapsed());
         result
     }
 
@@ -87,16 +96,17 @@ impl Keeping {
         operation: &'static str,
         work: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        let began = Instant::now();
         let result = tokio::time::timeout(self.deadline, work).await.unwrap_or(Err(StoreError::Timeout));
-        if let Err(error) = &result {
-            self.note_failure(operation, error);
-        }
+        self.note(operation, result.as_ref().err(), began.elapsed());
         result
     }
 
-    fn note_failure(&self, operation: &'static str, error: &StoreError) {
-        tracing::warn!(operation, store = self.store.name(), %error, "store operation failed");
-        self.metrics.store_failed(operation);
+    fn note(&self, operation: &'static str, failure: Option<&StoreError>, took: Duration) {
+        if let Some(error) = failure {
+            tracing::warn!(operation, store = self.store.name(), %error, "store operation failed");
+        }
+        self.metrics.store.done(self.store.name(), operation, failure.map(StoreError::class), took);
     }
 }
 
@@ -132,22 +142,35 @@ pub struct LiveStream {
     machine: Option<ResponseStream>,
     ancestors: Vec<ResponseId>,
     keeping: Keeping,
+    account: Account,
     now: fn() -> u64,
 }
 
 impl LiveStream {
     /// Watches over a stream. `now` gives seconds since the epoch.
-    pub fn new(machine: ResponseStream, ancestors: Vec<ResponseId>, keeping: Keeping, now: fn() -> u64) -> Self {
-        Self { machine: Some(machine), ancestors, keeping, now }
+    pub fn new(
+        machine: ResponseStream,
+        ancestors: Vec<ResponseId>,
+        keeping: Keeping,
+        account: Account,
+        now: fn() -> u64,
+    ) -> Self {
+        Self { machine: Some(machine), ancestors, keeping, account, now }
     }
 
     /// See [`ResponseStream::push`].
     pub fn push(&mut self, bytes: &[u8]) -> Bytes {
-        self.machine.as_mut().map(|machine| machine.push(bytes)).unwrap_or_default()
+        let Some(machine) = &mut self.machine else { return Bytes::new() };
+        let events = machine.push(bytes);
+        if !events.is_empty() {
+            self.account.events(machine.has_content());
+        }
+        events
     }
 
     /// See [`ResponseStream::heartbeat`].
     pub fn heartbeat(&mut self) -> Bytes {
+        self.account.heartbeat();
         self.machine.as_mut().map(ResponseStream::heartbeat).unwrap_or_default()
     }
 
@@ -167,6 +190,7 @@ impl LiveStream {
     #[must_use]
     pub fn finish(mut self, end: End) -> Option<(Finished, Vec<ResponseId>)> {
         let finished = self.machine.take()?.finish(end, (self.now)());
+        self.account.note(|facts| facts.response_ended(&finished, end));
         Some((finished, std::mem::take(&mut self.ancestors)))
     }
 }
@@ -179,10 +203,11 @@ impl Drop for LiveStream {
             return;
         }
         let finished = machine.finish(End::Disconnected, (self.now)());
-        self.keeping.metrics.stream_ended(finished.outcome());
+        self.account.note(|facts| facts.response_ended(&finished, End::Disconnected));
         if !finished.plan().store {
             return;
         }
+        self.account.note(|facts| facts.stored = Stored::InBackground);
         match record(&finished, &self.ancestors) {
             Ok(record) => self.keeping.keep_in_background(Arc::new(record)),
             Err(error) => tracing::error!(%error, "an interrupted response could not be stored"),

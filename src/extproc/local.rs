@@ -1,5 +1,7 @@
 //! What the router answers by itself, without the upstream: stored responses, and every refusal.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -13,6 +15,9 @@ use crate::id::ResponseId;
 use crate::openai::dialect::ApiDialect;
 use crate::openai::error::WireError;
 use crate::openai::input_items::{InputItemsQuery, instructions_item};
+use crate::store::Record;
+use crate::telemetry::Account;
+use crate::telemetry::facts::known_code;
 
 /// An answer of our own.
 #[derive(Debug)]
@@ -21,6 +26,8 @@ pub struct LocalAnswer {
     headers: HeaderMutation,
     body: Bytes,
     details: &'static str,
+    /// The word for its error, if it is one.
+    error_code: Option<&'static str>,
 }
 
 impl LocalAnswer {
@@ -28,7 +35,7 @@ impl LocalAnswer {
     fn json(body: impl Into<Bytes>) -> Self {
         let headers =
             HeaderMutation::new().set("content-type", "application/json").set("cache-control", "private, no-store");
-        Self { status: 200, headers, body: body.into(), details: "responses_router_answer" }
+        Self { status: 200, headers, body: body.into(), details: "responses_router_answer", error_code: None }
     }
 
     /// An error in the contract's shape.
@@ -39,6 +46,7 @@ impl LocalAnswer {
             headers: error_headers(HeaderMutation::new(), error),
             body: error.body(dialect).into(),
             details: "responses_router_error",
+            error_code: Some(known_code(error.code.as_deref(), error.kind)),
         }
     }
 
@@ -56,18 +64,23 @@ impl LocalAnswer {
         self
     }
 
-    /// The message that ends the exchange with this answer.
-    #[must_use]
-    pub fn into_reply(self) -> LastReply {
-        LastReply::immediate(self.status, self.headers, self.body, self.details)
+    /// Ends the exchange with this answer.
+    pub async fn finish(self, envoy: Envoy) -> Finished {
+        self.note(envoy.account());
+        envoy.finish(LastReply::immediate(self.status, self.headers, self.body, self.details)).await
     }
 
     /// Ends the exchange with this answer to a request whose body was read: streamed, because Envoy would close an
     /// HTTP/1 client's connection after the immediate form.
     pub async fn stream(self, mut envoy: Envoy) -> Finished {
+        self.note(envoy.account());
         let headers = self.headers.set("content-length", self.body.len().to_string());
         envoy.send(Reply::local_headers(self.status, headers)).await;
         envoy.finish(LastReply::local_body(self.body)).await
+    }
+
+    fn note(&self, account: &Account) {
+        account.note(|facts| facts.answered(self.status, self.error_code));
     }
 }
 
@@ -82,16 +95,17 @@ pub fn error_headers(headers: HeaderMutation, error: &WireError) -> HeaderMutati
 }
 
 /// Answers every route but [`Route::Create`].
-pub async fn answer(keeping: &Keeping, dialect: ApiDialect, route: Route) -> LocalAnswer {
+pub async fn answer(keeping: &Keeping, account: &Account, dialect: ApiDialect, route: Route) -> LocalAnswer {
     let result = match route {
-        Route::Retrieve { id } => retrieve(keeping, id).await,
-        Route::Delete { id } => delete(keeping, id).await,
-        Route::InputItems { id, query } => input_items(keeping, dialect, id, &query).await,
+        Route::Retrieve { id } => retrieve(keeping, account, id).await,
+        Route::Delete { id } => delete(keeping, account, id).await,
+        Route::InputItems { id, query } => input_items(keeping, account, dialect, id, &query).await,
         Route::Options { allow } => Ok(LocalAnswer {
             status: 204,
             headers: HeaderMutation::new().set("allow", allow),
             body: Bytes::new(),
             details: "responses_router_answer",
+            error_code: None,
         }),
         Route::MethodNotAllowed { allow } => {
             let error = WireError::new(405, format!("This method is not allowed here; allowed: {allow}."));
@@ -113,14 +127,18 @@ fn known(id: PathId) -> Result<ResponseId, WireError> {
     id.map_err(|_| refusal::response_not_found(None))
 }
 
-async fn retrieve(keeping: &Keeping, id: PathId) -> Result<LocalAnswer, WireError> {
-    let id = known(id)?;
-    let record = keeping.fetch(&id).await.map_err(|error| refusal::store(&error))?;
-    let record = record.ok_or_else(|| refusal::response_not_found(Some(&id)))?;
+/// The record of a response that a path names.
+async fn stored(keeping: &Keeping, account: &Account, id: &ResponseId) -> Result<Arc<Record>, WireError> {
+    let record = account.storing(keeping.fetch(id)).await;
+    record.map_err(|error| refusal::store(&error))?.ok_or_else(|| refusal::response_not_found(Some(id)))
+}
+
+async fn retrieve(keeping: &Keeping, account: &Account, id: PathId) -> Result<LocalAnswer, WireError> {
+    let record = stored(keeping, account, &known(id)?).await?;
     Ok(LocalAnswer::json(Bytes::copy_from_slice(record.response.get().as_bytes())))
 }
 
-async fn delete(keeping: &Keeping, id: PathId) -> Result<LocalAnswer, WireError> {
+async fn delete(keeping: &Keeping, account: &Account, id: PathId) -> Result<LocalAnswer, WireError> {
     #[derive(Serialize)]
     struct Deleted<'a> {
         id: &'a ResponseId,
@@ -128,7 +146,7 @@ async fn delete(keeping: &Keeping, id: PathId) -> Result<LocalAnswer, WireError>
         deleted: bool,
     }
     let id = known(id)?;
-    if !keeping.delete(&id).await.map_err(|error| refusal::store(&error))? {
+    if !account.storing(keeping.delete(&id)).await.map_err(|error| refusal::store(&error))? {
         return Err(refusal::response_not_found(Some(&id)));
     }
     let body = Deleted { id: &id, object: "response.deleted", deleted: true };
@@ -138,14 +156,14 @@ async fn delete(keeping: &Keeping, id: PathId) -> Result<LocalAnswer, WireError>
 
 async fn input_items(
     keeping: &Keeping,
+    account: &Account,
     dialect: ApiDialect,
     id: PathId,
     query: &str,
 ) -> Result<LocalAnswer, WireError> {
     let query = InputItemsQuery::parse(query)?;
     let id = known(id)?;
-    let record = keeping.fetch(&id).await.map_err(|error| refusal::store(&error))?;
-    let record = record.ok_or_else(|| refusal::response_not_found(Some(&id)))?;
+    let record = stored(keeping, account, &id).await?;
     let instructions = if dialect.lists_instructions { instructions_item(&id, &record.response) } else { None };
     Ok(LocalAnswer::json(query.page(instructions.iter().chain(&record.input))?))
 }

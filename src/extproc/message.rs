@@ -15,6 +15,8 @@ use super::pb::{
     streamed_immediate_response::Response as LocalPart,
 };
 
+use crate::telemetry::metrics::Phase;
+
 /// Under this key Envoy files the attributes that the filter is configured to send.
 const ATTRIBUTES: &str = "envoy.filters.http.ext_proc";
 
@@ -114,6 +116,18 @@ pub enum MalformedMessage {
 }
 
 impl Inbound {
+    /// The kind of message, for metrics.
+    pub(super) fn phase(&self) -> Phase {
+        match self {
+            Self::RequestHeaders(_) => Phase::RequestHeaders,
+            Self::RequestBody(_) => Phase::RequestBody,
+            Self::RequestTrailers => Phase::RequestTrailers,
+            Self::ResponseHeaders(_) => Phase::ResponseHeaders,
+            Self::ResponseBody(_) => Phase::ResponseBody,
+            Self::ResponseTrailers => Phase::ResponseTrailers,
+        }
+    }
+
     /// Reads a message; `None` when it carries nothing for us, as a message of a later protocol version may.
     pub(super) fn read(message: pb::ProcessingRequest) -> Result<Option<Self>, MalformedMessage> {
         let Some(request) = message.request else { return Ok(None) };
@@ -159,6 +173,11 @@ pub struct Reply(pub(super) pb::ProcessingResponse);
 pub struct LastReply(pub(super) pb::ProcessingResponse);
 
 impl Reply {
+    /// The kind of message, for metrics.
+    pub(super) fn phase(&self) -> Phase {
+        phase(&self.0)
+    }
+
     /// Lets the request headers go to the upstream, changed.
     ///
     /// `clear_route_cache` makes Envoy choose the route again by the new `:path`; without it the request goes to the
@@ -209,6 +228,11 @@ impl Reply {
 }
 
 impl LastReply {
+    /// The kind of message, for metrics.
+    pub(super) fn phase(&self) -> Phase {
+        phase(&self.0)
+    }
+
     /// Lets the headers of a response without body ([`ResponseHead::end_of_stream`]) go to the client, changed.
     #[must_use]
     pub fn response_headers(mutation: HeaderMutation) -> Self {
@@ -258,6 +282,19 @@ impl LastReply {
 
 fn response(response: Response) -> pb::ProcessingResponse {
     pb::ProcessingResponse { response: Some(response) }
+}
+
+fn phase(message: &pb::ProcessingResponse) -> Phase {
+    match &message.response {
+        Some(Response::RequestHeaders(_)) => Phase::RequestHeaders,
+        Some(Response::RequestBody(_)) => Phase::RequestBody,
+        Some(Response::RequestTrailers(_)) => Phase::RequestTrailers,
+        Some(Response::ResponseHeaders(_)) => Phase::ResponseHeaders,
+        Some(Response::ResponseBody(_)) => Phase::ResponseBody,
+        Some(Response::ResponseTrailers(_)) => Phase::ResponseTrailers,
+        Some(Response::ImmediateResponse(_)) | None => Phase::Immediate,
+        Some(Response::StreamedImmediateResponse(_)) => Phase::StreamedImmediate,
+    }
 }
 
 fn headers_response(mutation: HeaderMutation, clear_route_cache: bool) -> pb::HeadersResponse {

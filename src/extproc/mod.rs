@@ -22,12 +22,16 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::telemetry::Account;
 use duplex::{Envoy, ExchangeError, Finished, Replies};
 use pb::ProcessingRequest;
 pub(crate) use pb::external_processor_server::ExternalProcessorServer;
 
 /// What is done with an exchange.
 pub trait Handler: Send + Sync + 'static {
+    /// Opens the account of an exchange that begins.
+    fn account(&self) -> Account;
+
     /// Runs one exchange, from the first message (still to be read with [`Envoy::next`]) to the last.
     ///
     /// The future may be dropped at any await, when Envoy resets the stream.
@@ -57,7 +61,8 @@ impl<H: Handler> pb::external_processor_server::ExternalProcessor for ExternalPr
     ) -> Result<Response<Self::ProcessStream>, Status> {
         let handler = Arc::clone(&self.handler);
         let live = self.live.token();
-        let replies = duplex::serve(request.into_inner(), |envoy| async move {
+        let account = handler.account();
+        let replies = duplex::serve(request.into_inner(), account, |envoy| async move {
             let _live = live;
             handler.exchange(envoy).await
         });

@@ -65,6 +65,17 @@ pub enum Route {
 }
 
 impl Route {
+    /// The response that the path names.
+    #[must_use]
+    pub fn id(&self) -> Option<&ResponseId> {
+        match self {
+            Self::Retrieve { id } | Self::Delete { id } | Self::InputItems { id, .. } | Self::Cancel { id } => {
+                id.as_ref().ok()
+            }
+            _ => None,
+        }
+    }
+
     /// The operation's name in logs and metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {

@@ -23,6 +23,18 @@ pub enum ErrorType {
 }
 
 impl ErrorType {
+    /// The word on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequestError => "invalid_request_error",
+            Self::AuthenticationError => "authentication_error",
+            Self::PermissionError => "permission_error",
+            Self::RateLimitError => "rate_limit_error",
+            Self::ServerError => "server_error",
+        }
+    }
+
     /// The type that goes with an HTTP status.
     #[must_use]
     pub fn for_status(status: u16) -> Self {

@@ -100,6 +100,18 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The kind of failure, in one word for metrics.
+    #[must_use]
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Corrupt(_) => "corrupt",
+            Self::TooLarge { .. } => "too_large",
+            Self::Conflict => "conflict",
+        }
+    }
+
     /// Whether the same operation may succeed later, unchanged.
     #[must_use]
     pub fn is_transient(&self) -> bool {

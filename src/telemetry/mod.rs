@@ -1,7 +1,12 @@
-//! What operators see: counters, and the log's subscriber. Used by the shells, never by the core.
+//! What operators see: the account of every exchange, the metrics, and the log. Used by the shells, never by the core.
 
+pub mod account;
+pub mod facts;
+mod log_line;
 pub mod metrics;
 mod store;
+
+pub use account::{Account, Reporter};
 
 use tracing_subscriber::EnvFilter;
 

@@ -20,6 +20,7 @@ use responses_router::config::Listen;
 use responses_router::extproc::Handler;
 use responses_router::extproc::duplex::{Envoy, ExchangeError, Finished};
 use responses_router::server::{self, Listener, Stop, Stopped};
+use responses_router::telemetry::Account;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -90,6 +91,10 @@ where
     F: Fn(Envoy) -> R + Send + Sync + 'static,
     R: Future<Output = Result<Finished, ExchangeError>> + Send + 'static,
 {
+    fn account(&self) -> Account {
+        Account::open(Arc::default())
+    }
+
     fn exchange(self: Arc<Self>, envoy: Envoy) -> impl Future<Output = Result<Finished, ExchangeError>> + Send {
         (self.0)(envoy)
     }

@@ -185,6 +185,12 @@ impl ResponseStream {
         self.emitter.take()
     }
 
+    /// Whether anything of the answer has come: text, reasoning, a refusal or a call.
+    #[must_use]
+    pub fn has_content(&self) -> bool {
+        !matches!(self.open, Open::Nothing) || !self.output.is_empty() || !self.held.is_empty()
+    }
+
     /// Whether nothing more can come: the upstream said so, or has failed. Then [`Self::finish`] is due.
     #[must_use]
     pub fn is_over(&self) -> bool {

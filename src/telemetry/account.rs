@@ -1,0 +1,109 @@
+//! The account of one exchange: it gathers the facts, and reports them once, whatever the end.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::facts::Facts;
+use super::log_line;
+use super::metrics::{Metrics, Phase};
+
+/// What reports need: where they go, and what they may say. Shared by all exchanges.
+#[derive(Debug, Default)]
+pub struct Reporter {
+    /// Counts and measures.
+    pub metrics: Arc<Metrics>,
+    /// Whether the log shows ids whole.
+    pub full_ids: bool,
+}
+
+/// A handle of the account of one exchange; clones are of the same account.
+///
+/// The report is made when the last handle goes, so also when Envoy resets the stream and the exchange is dropped at
+/// whatever await it is. A handle must therefore not outlive its exchange, in a task of its own, say.
+#[derive(Debug, Clone)]
+pub struct Account(Arc<Open>);
+
+#[derive(Debug)]
+struct Open {
+    began: Instant,
+    facts: Mutex<Facts>,
+    reporter: Arc<Reporter>,
+}
+
+impl Account {
+    /// Opens the account of an exchange that begins now.
+    #[must_use]
+    pub fn open(reporter: Arc<Reporter>) -> Self {
+        reporter.metrics.exchanges.begun();
+        Self(Arc::new(Open { began: Instant::now(), facts: Mutex::default(), reporter }))
+    }
+
+    /// Notes facts.
+    pub fn note(&self, entry: impl FnOnce(&mut Facts)) {
+        entry(&mut self.0.facts.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Notes facts that need the time since the beginning.
+    pub fn note_now(&self, entry: impl FnOnce(&mut Facts, Duration)) {
+        let elapsed = self.0.began.elapsed();
+        self.note(|facts| entry(facts, elapsed));
+    }
+
+    /// Notes that events leave, and whether content has come with them.
+    pub fn events(&self, content: bool) {
+        self.note_now(|facts, elapsed| {
+            facts.first_event.get_or_insert(elapsed);
+            if content {
+                facts.first_token.get_or_insert(elapsed);
+                facts.last_token = Some(elapsed);
+            }
+        });
+    }
+
+    /// Notes a repeated `in_progress`.
+    pub fn heartbeat(&self) {
+        self.0.reporter.metrics.exchanges.heartbeat();
+        self.note(|facts| facts.heartbeats = facts.heartbeats.saturating_add(1));
+    }
+
+    /// Notes that the last that the client needs has been handed to Envoy.
+    pub fn told(&self) {
+        self.note(|facts| facts.told = true);
+    }
+
+    /// Does work of the store, and notes how long the exchange waited for it.
+    pub async fn storing<T>(&self, work: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        let result = work.await;
+        let took = began.elapsed();
+        self.note(|facts| facts.store_time = facts.store_time.saturating_add(took));
+        result
+    }
+
+    /// Counts a message from Envoy.
+    pub fn received(&self, phase: Phase) {
+        self.0.reporter.metrics.exchanges.received(phase);
+    }
+
+    /// Counts a message to Envoy.
+    pub fn sent(&self, phase: Phase) {
+        self.0.reporter.metrics.exchanges.sent(phase);
+    }
+
+    /// The metrics, for what is not counted once per exchange.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.reporter.metrics
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let facts = self.facts.get_mut().unwrap_or_else(PoisonError::into_inner);
+        facts.close(self.began.elapsed(), std::thread::panicking());
+        self.reporter.metrics.exchanges.ended(facts);
+        log_line::write(facts, self.reporter.full_ids);
+    }
+}

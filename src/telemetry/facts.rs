@@ -1,0 +1,365 @@
+//! What is known of one exchange: plain data, its words in closed sets, filled on the exchange's way.
+//!
+//! Metrics, the log line, the span and Envoy's dynamic metadata are all derived from it, so that they cannot disagree.
+//! No clock here: times are measured by the [`Account`](super::account::Account) that holds the facts.
+
+use std::time::Duration;
+
+use crate::id::ResponseId;
+use crate::openai::error::{ErrorType, WireError};
+use crate::openai::responses::{IncompleteReason, Usage};
+use crate::translate::{End, Finished, Lossy, Outcome};
+
+/// The facts of one exchange. What has not come about yet, or never does, is `None`.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The operation, as `Route::name` has it; `unknown` until the request headers are read.
+    pub route: &'static str,
+    /// Envoy's `x-request-id`.
+    pub request_id: Option<String>,
+    /// The response that is created, or that the path names.
+    pub response_id: Option<ResponseId>,
+    /// The response that the new one continues.
+    pub previous_response_id: Option<ResponseId>,
+    /// The model that was asked for. From the client: never a metric's label as it is.
+    pub model: Option<String>,
+    /// Whether the client asked for a stream.
+    pub stream: bool,
+    /// What the store has of the response.
+    pub stored: Stored,
+    /// The HTTP status that the client was sent.
+    pub status: Option<u16>,
+    /// How it ended; `None` while it goes on.
+    pub ending: Option<Ending>,
+    /// Whether the client was told all that there is to tell: without it, nobody was left to be told.
+    pub told: bool,
+    /// Why the answer is incomplete: `max_output_tokens` or `content_filter`.
+    pub reason: Option<&'static str>,
+    /// The code of the error that the client was told, see [`known_code`].
+    pub error_code: Option<&'static str>,
+    /// The history, when the request named any.
+    pub chain: Option<Chain>,
+    /// Token counts, when the upstream reported them.
+    pub usage: Option<Usage>,
+    /// The answer ended well, and the upstream reported no token counts.
+    pub usage_missing: bool,
+    /// From the beginning to the first event of a stream.
+    pub first_event: Option<Duration>,
+    /// From the beginning to the first content of a streamed answer.
+    pub first_token: Option<Duration>,
+    /// From the beginning to the latest content of a streamed answer.
+    pub last_token: Option<Duration>,
+    /// How long the exchange waited for the store, in all.
+    pub store_time: Duration,
+    /// What the upstream did wrong.
+    pub upstream_error: Option<UpstreamError>,
+    /// What the translation left out.
+    pub lossy: Lossy,
+    /// Repeated `in_progress` events.
+    pub heartbeats: u32,
+    /// How long it took; zero while it goes on.
+    pub duration: Duration,
+}
+
+impl Default for Facts {
+    fn default() -> Self {
+        Self {
+            route: "unknown",
+            request_id: None,
+            response_id: None,
+            previous_response_id: None,
+            model: None,
+            stream: false,
+            stored: Stored::NotAsked,
+            status: None,
+            ending: None,
+            told: false,
+            reason: None,
+            error_code: None,
+            chain: None,
+            usage: None,
+            usage_missing: false,
+            first_event: None,
+            first_token: None,
+            last_token: None,
+            store_time: Duration::ZERO,
+            upstream_error: None,
+            lossy: Lossy::default(),
+            heartbeats: 0,
+            duration: Duration::ZERO,
+        }
+    }
+}
+
+/// What the store has of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// Nothing was to be stored.
+    NotAsked,
+    /// It is to be stored, and has not been yet.
+    Due,
+    /// The store has acknowledged it.
+    Stored,
+    /// The store refused it, and the client was told so by an error.
+    Refused,
+    /// The store refused it, and the client got its answer all the same.
+    Degraded,
+    /// The client was gone before; it is written behind its back.
+    InBackground,
+}
+
+impl Stored {
+    /// The word for logs and metadata.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotAsked => "not_asked",
+            Self::Due => "due",
+            Self::Stored => "stored",
+            Self::Refused => "refused",
+            Self::Degraded => "degraded",
+            Self::InBackground => "in_background",
+        }
+    }
+}
+
+/// How an exchange ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// A whole response.
+    Completed,
+    /// A response that was cut short by a bound or a filter.
+    Incomplete,
+    /// A response that failed on its way: of the upstream, of the store, or of a shutdown.
+    Failed,
+    /// An answer of ours that is no response: a stored one, a deletion, a list.
+    Answered,
+    /// An error of ours, before there was a response.
+    Refused,
+    /// An error that the upstream, or Envoy in its place, answered with.
+    UpstreamError,
+    /// Somebody else's answer, passed on as it was.
+    Relayed,
+    /// Envoy ended the exchange: the client hung up, or the upstream broke off, which look alike.
+    ClientGone,
+    /// We ended the exchange with a gRPC error: a fault of ours or of Envoy's configuration.
+    Broken,
+}
+
+impl Ending {
+    /// The word for logs, metadata and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Incomplete => "incomplete",
+            Self::Failed => "failed",
+            Self::Answered => "answered",
+            Self::Refused => "refused",
+            Self::UpstreamError => "upstream_error",
+            Self::Relayed => "relayed",
+            Self::ClientGone => "client_gone",
+            Self::Broken => "broken",
+        }
+    }
+}
+
+/// The history that a turn brought along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chain {
+    /// Turns before this one.
+    pub length: usize,
+    /// Their input and output as JSON, in bytes, with what was referred to besides.
+    pub bytes: usize,
+}
+
+/// What an upstream did wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamError {
+    /// Envoy reached none.
+    Unavailable,
+    /// It did not answer in time.
+    Timeout,
+    /// It answered 429, or said so in its answer.
+    RateLimited,
+    /// It answered 401 or 403.
+    Unauthorized,
+    /// The history is too long for its model.
+    ContextLength,
+    /// It refused the translated request with another status of 4xx.
+    Refused,
+    /// It answered with a status of 5xx.
+    ServerError,
+    /// It answered with a success that cannot be used.
+    BadAnswer,
+    /// Its answer broke off or turned into an error on its way.
+    BrokenAnswer,
+}
+
+impl UpstreamError {
+    /// Every class.
+    pub const ALL: [Self; 9] = [
+        Self::Unavailable,
+        Self::Timeout,
+        Self::RateLimited,
+        Self::Unauthorized,
+        Self::ContextLength,
+        Self::Refused,
+        Self::ServerError,
+        Self::BadAnswer,
+        Self::BrokenAnswer,
+    ];
+
+    /// The word for logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::RateLimited => "rate_limited",
+            Self::Unauthorized => "unauthorized",
+            Self::ContextLength => "context_length",
+            Self::Refused => "refused",
+            Self::ServerError => "server_error",
+            Self::BadAnswer => "bad_answer",
+            Self::BrokenAnswer => "broken_answer",
+        }
+    }
+
+    /// The class of what an upstream, or Envoy in its place, answered, by the error that was made of it.
+    fn of(status: u16, code: &str) -> Self {
+        match (status, code) {
+            (504, _) => Self::Timeout,
+            (_, "upstream_unavailable") => Self::Unavailable,
+            (_, "bad_upstream_response") => Self::BadAnswer,
+            (_, "context_length_exceeded") => Self::ContextLength,
+            (429, _) => Self::RateLimited,
+            (401 | 403, _) => Self::Unauthorized,
+            (400..=499, _) => Self::Refused,
+            _ => Self::ServerError,
+        }
+    }
+}
+
+/// The codes of our own errors. What an upstream calls its errors is its own and no closed set.
+const CODES: [&str; 19] = [
+    "bad_upstream_response",
+    "chain_invalid",
+    "chain_too_large",
+    "chain_too_long",
+    "context_length_exceeded",
+    "insufficient_quota",
+    "invalid_type",
+    "invalid_value",
+    "missing_required_parameter",
+    "previous_response_not_found",
+    "rate_limit_exceeded",
+    "request_too_large",
+    "server_error",
+    "service_unavailable",
+    "store_unavailable",
+    "too_many_item_references",
+    "unsupported_parameter",
+    "upstream_unavailable",
+    "invalid_prompt",
+];
+
+/// An error's code, if it is one of ours; the family of the error when it has none; `other` for what the upstream made
+/// up. So the set is closed.
+#[must_use]
+pub fn known_code(code: Option<&str>, kind: ErrorType) -> &'static str {
+    match code {
+        Some(code) => CODES.into_iter().find(|known| *known == code).unwrap_or("other"),
+        None => kind.as_str(),
+    }
+}
+
+impl Facts {
+    /// Notes an answer of ours, an error if it has a code.
+    pub fn answered(&mut self, status: u16, error_code: Option<&'static str>) {
+        self.status = Some(status);
+        self.error_code = error_code.or(self.error_code);
+        if let Some(code @ ("bad_upstream_response" | "upstream_unavailable")) = error_code {
+            self.upstream_error.get_or_insert(UpstreamError::of(status, code));
+        }
+        match (error_code, self.ending) {
+            (None, _) => self.ending = Some(Ending::Answered),
+            // A response that failed stays one, although a client without a stream is told by an error.
+            (Some(_), Some(Ending::Failed | Ending::UpstreamError)) => {}
+            (Some(_), _) => self.ending = Some(Ending::Refused),
+        }
+    }
+
+    /// Notes that the upstream, or Envoy in its place, answered with an error.
+    pub fn upstream_refused(&mut self, error: &WireError) {
+        let code = known_code(error.code.as_deref(), error.kind);
+        self.status = Some(error.status);
+        self.error_code = Some(code);
+        self.upstream_error = Some(UpstreamError::of(error.status, code));
+        self.ending = Some(Ending::UpstreamError);
+    }
+
+    /// Notes how a response ended, before the store has its word.
+    pub fn response_ended(&mut self, finished: &Finished, end: End) {
+        self.usage = finished.usage();
+        match finished.outcome() {
+            Outcome::Completed => self.ending = Some(Ending::Completed),
+            Outcome::Incomplete(reason) => {
+                self.ending = Some(Ending::Incomplete);
+                self.reason = Some(match reason {
+                    IncompleteReason::MaxOutputTokens => "max_output_tokens",
+                    IncompleteReason::ContentFilter => "content_filter",
+                });
+            }
+            Outcome::Disconnected => self.ending = Some(Ending::ClientGone),
+            Outcome::Failed(error) => {
+                self.ending = Some(Ending::Failed);
+                let code = known_code(Some(&error.code), ErrorType::ServerError);
+                self.error_code = Some(code);
+                self.upstream_error = match (end, code) {
+                    (End::ShuttingDown, _) => None,
+                    (End::TimedOut, _) => Some(UpstreamError::Timeout),
+                    (_, "context_length_exceeded") => Some(UpstreamError::ContextLength),
+                    (_, "rate_limit_exceeded" | "insufficient_quota") => Some(UpstreamError::RateLimited),
+                    _ => Some(UpstreamError::BrokenAnswer),
+                };
+            }
+        }
+        self.usage_missing =
+            self.usage.is_none() && matches!(self.ending, Some(Ending::Completed | Ending::Incomplete));
+    }
+
+    /// Notes that the store refused the response, and the client is told so.
+    pub fn store_refused(&mut self, error: &WireError) {
+        self.stored = Stored::Refused;
+        self.ending = Some(Ending::Failed);
+        self.reason = None;
+        self.error_code = Some(known_code(error.code.as_deref(), error.kind));
+    }
+
+    /// Notes the end of an exchange, `panicking` when it is a panic's. One whose last word has not left, and that did
+    /// not break of itself, was dropped: Envoy reset the stream.
+    pub fn close(&mut self, duration: Duration, panicking: bool) {
+        self.duration = duration;
+        if panicking {
+            self.broke("internal_error");
+        } else if !self.told && self.ending != Some(Ending::Broken) {
+            self.ending = Some(Ending::ClientGone);
+        }
+    }
+
+    /// Notes that the exchange ended with a gRPC error.
+    pub fn broke(&mut self, code: &'static str) {
+        self.ending = Some(Ending::Broken);
+        self.error_code = Some(code);
+    }
+
+    /// The time from one token of a streamed answer to the next, on average; `None` for fewer than two tokens.
+    #[must_use]
+    pub fn time_per_output_token(&self) -> Option<Duration> {
+        let tokens = self.usage?.output_tokens.checked_sub(1).filter(|tokens| *tokens > 0)?;
+        let took = self.last_token?.checked_sub(self.first_token?)?;
+        #[expect(clippy::cast_precision_loss, reason = "an average over a number of tokens")]
+        Some(took.div_f64(tokens as f64))
+    }
+}
