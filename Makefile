@@ -59,6 +59,9 @@ RESPONSES_ROUTER_DEPLOY_VENV := $(CURDIR)/.venv-deploy
 deploy_venv_ready := $(RESPONSES_ROUTER_DEPLOY_VENV)/.ready
 endif
 
+# For --version and /buildinfo. Given to release builds alone, which it makes anew for each commit.
+built_from = RESPONSES_ROUTER_COMMIT='$(shell git describe --always --dirty --abbrev=12 2>/dev/null)'
+
 target_dir := $(or $(CARGO_TARGET_DIR),target)
 echo_address := 127.0.0.1:$(PORT)
 
@@ -108,7 +111,7 @@ run-upstream: venv ## Run the echo backend alone
 
 .PHONY: build
 build: preflight ## Build the router for release
-	cargo build --release
+	$(built_from) cargo build --release
 
 .PHONY: test
 test: preflight-redis venv ## Run every test
@@ -140,8 +143,8 @@ test-failover: preflight-redis ## Run the tests that kill, hang and reshard a Re
 
 .PHONY: bench
 bench: preflight venv ## Measure the router beside Envoy alone and a processor that does nothing
-	cargo build --release --bin responses-router --example noop_processor
-	cargo bench --bench stack -- $(BENCH_FLAGS)
+	$(built_from) cargo build --release --bin responses-router --example noop_processor
+	$(built_from) cargo bench --bench stack -- $(BENCH_FLAGS)
 
 .PHONY: lint
 lint: ## Check format and lints, warnings denied

@@ -112,6 +112,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         let token = CancellationToken::new();
         let stop = Stop {
             token: token.clone(),
+            delay: Duration::ZERO,
             grace: Duration::from_secs(1),
             grace_over: CancellationToken::new(),
             live: TaskTracker::new(),

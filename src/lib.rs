@@ -4,6 +4,7 @@
 //! move the bytes. ARCHITECTURE.md has the tree, the arrows and the walk of one request.
 
 pub mod admin;
+pub mod build_info;
 pub mod cli;
 pub mod config;
 pub mod extproc;

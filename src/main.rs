@@ -1,20 +1,23 @@
 //! `responses-router`: config → telemetry → build → serve → drain.
 //!
-//! Exit codes: 0 after a stop that was asked for, 64 (`EX_USAGE`) for a bad config, 1 when starting or serving failed.
+//! Exit codes: 0 after a stop that was asked for, 64 (`EX_USAGE`) for a bad config, 1 when starting or serving failed, or
+//! when a command finds what it looks for: an unhealthy router.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser as _;
-use responses_router::admin::Admin;
-use responses_router::cli::Args;
-use responses_router::config::{Config, Disk, OnStoreError, StoreBackend};
+use responses_router::admin::{self, Admin};
+use responses_router::cli::{Args, Command};
+use responses_router::config::{Config, Disk, Listen, OnStoreError, StoreBackend};
 use responses_router::extproc::exchange::{Policy, Router};
 use responses_router::extproc::keeping::Keeping;
 use responses_router::extproc::random_ids::RandomIds;
 use responses_router::extproc::route::Routes;
 use responses_router::sealing::SealingKeys;
+use responses_router::server::tls::Tls;
 use responses_router::server::{self, Listener, Stop, Stopped};
 use responses_router::store::{
     ChainLimits, DiskSettings, DiskStore, MemoryBounds, MemoryStore, RedisStore, ResponseStore, redis,
@@ -31,6 +34,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const EXIT_BAD_CONFIG: u8 = 64;
 
+/// How long a router may take to tell its health: less than the second that Kubernetes' probes wait by default.
+const PROBE: Duration = Duration::from_millis(900);
+
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
@@ -42,11 +48,25 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_BAD_CONFIG);
         }
     };
-    if args.check {
+    if let Some(Command::Health { admin, ready, grpc }) = &args.command {
+        return exit(health(&config, *admin, *ready, grpc.as_ref()));
+    }
+    let tls = match config.server.tls.as_ref().map(Tls::read).transpose() {
+        Ok(tls) => tls,
+        Err(error) => {
+            eprintln!("{}", with_causes(&error));
+            return ExitCode::from(EXIT_BAD_CONFIG);
+        }
+    };
+    if args.check || matches!(args.command, Some(Command::Check { .. })) {
         println!("the config is valid");
         return ExitCode::SUCCESS;
     }
-    match run(&config) {
+    exit(run(&config, tls))
+}
+
+fn exit(result: Result<(), AnyError>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("responses-router: {}", with_causes(&*error));
@@ -55,34 +75,51 @@ fn main() -> ExitCode {
     }
 }
 
+/// Asks a running router.
+fn health(config: &Config, address: Option<SocketAddr>, ready: bool, grpc: Option<&Listen>) -> Result<(), AnyError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let Some(listen) = grpc {
+        return Ok(runtime.block_on(server::probe::grpc(listen, PROBE))?);
+    }
+    let address = address.or(config.server.admin_listen).ok_or("server.admin_listen is off, so --admin or --grpc")?;
+    let path = if ready { "/readyz" } else { "/healthz" };
+    Ok(runtime.block_on(admin::probe::http(address, path, PROBE))?)
+}
+
 fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-fn run(config: &Config) -> Result<(), AnyError> {
+fn run(config: &Config, tls: Option<Tls>) -> Result<(), AnyError> {
     telemetry::log_to_stdout(&config.telemetry, redis::QUIET)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = config.server.threads {
         runtime.worker_threads(threads.get());
     }
-    runtime.enable_all().build()?.block_on(serve(config))
+    runtime.enable_all().build()?.block_on(serve(config, tls))
 }
 
-async fn serve(config: &Config) -> Result<(), AnyError> {
+async fn serve(config: &Config, tls: Option<Tls>) -> Result<(), AnyError> {
     let store = store(config).await?;
     let mut metrics = Metrics::default();
     metrics.register_store(Arc::clone(&store));
     let metrics = Arc::new(metrics);
     let stop = Stop {
         token: CancellationToken::new(),
+        delay: config.server.drain_delay_seconds,
         grace: config.server.drain_seconds,
         grace_over: CancellationToken::new(),
         live: TaskTracker::new(),
     };
     let background = TaskTracker::new();
     if let Some(address) = config.server.admin_listen {
-        let admin = Admin { store: Arc::clone(&store), metrics: Arc::clone(&metrics), stopping: stop.token.clone() };
+        let admin = Admin {
+            store: Arc::clone(&store),
+            metrics: Arc::clone(&metrics),
+            config: config.shown(),
+            stopping: stop.token.clone(),
+        };
         let address = admin
             .serve(address, &background)
             .await
@@ -90,7 +127,13 @@ async fn serve(config: &Config) -> Result<(), AnyError> {
         tracing::info!("admin listening on {address}");
     }
     let router = Arc::new(router(config, store, metrics, &stop));
-    let listener = Listener::bind(&config.server.listen).await?;
+    let mut listener = Listener::bind(&config.server.listen).await?;
+    if let Some(mode) = config.server.socket_mode {
+        listener = listener.with_mode(mode)?;
+    }
+    if let Some(tls) = tls {
+        listener = listener.with_tls(Arc::new(tls));
+    }
     // Before it says that it listens: whoever waits for that may also stop it at once.
     let signals = stop_signals()?;
     tracing::info!("listening on {}", listener.listen());

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod dialects;
+mod drain;
 mod errors;
 mod foreign;
 mod json;
@@ -9,6 +10,7 @@ mod lifecycle;
 mod requests;
 mod state;
 mod stream;
+mod tls;
 mod tools;
 mod upstream_dialects;
 

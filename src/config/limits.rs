@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::checked;
+use super::{checked, shown};
 use crate::translate::settings::Settings;
 
 /// The `limits` block. Each is at least 1.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of the limits")]
 pub struct Limits {
     /// The most bytes of a request's body, before and after decoding; beyond, 413. Default: 33554432, 32 MiB.
@@ -27,10 +27,10 @@ pub struct Limits {
     #[serde(deserialize_with = "checked::at_least_one")]
     pub max_history_bytes: usize,
     /// `request_body_seconds`: how long a client may take to send its body. Whole seconds. Default: 60.
-    #[serde(deserialize_with = "checked::seconds")]
+    #[serde(deserialize_with = "checked::seconds", serialize_with = "shown::seconds")]
     pub request_body_seconds: Duration,
     /// `exchange_seconds`: how long an exchange may take from end to end. Whole seconds. Default: 3600.
-    #[serde(deserialize_with = "checked::seconds")]
+    #[serde(deserialize_with = "checked::seconds", serialize_with = "shown::seconds")]
     pub exchange_seconds: Duration,
 }
 
@@ -50,12 +50,12 @@ impl Default for Limits {
 }
 
 /// The `stream` block.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of the stream settings")]
 pub struct Stream {
     /// `heartbeat_seconds`: after so much silence a stream repeats `response.in_progress`. Whole seconds; 0 is off,
     /// which is `None`. Default: 15.
-    #[serde(deserialize_with = "checked::seconds_or_off")]
+    #[serde(deserialize_with = "checked::seconds_or_off", serialize_with = "shown::seconds_or_off")]
     pub heartbeat_seconds: Option<Duration>,
 }
 

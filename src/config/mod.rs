@@ -14,6 +14,7 @@ mod reasoning_encryption;
 mod redis;
 mod response_api;
 mod server;
+mod shown;
 mod source;
 mod telemetry;
 #[cfg(test)]
@@ -24,7 +25,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use self::disk::Disk;
 pub use self::history::History;
@@ -32,7 +33,7 @@ pub use self::limits::{Limits, Stream};
 pub use self::reasoning_encryption::ReasoningEncryption;
 pub use self::redis::{Compression, OnMissingAcks, Redis, RedisAddress, RedisAddressError, RedisServer};
 pub use self::response_api::{OnStoreError, ResponseApi, StoreBackend};
-pub use self::server::{Listen, ListenError, Server};
+pub use self::server::{Listen, ListenError, Server, ServerTls, SocketMode};
 pub use self::telemetry::{LogFormat, Telemetry};
 pub use self::upstream::{Model, Upstream};
 
@@ -42,7 +43,7 @@ use self::source::Source;
 use crate::translate::settings::Settings;
 
 /// The whole config. Its `Debug` shows no secret.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of the config's blocks")]
 pub struct Config {
     /// Where the router listens and how it stops.
@@ -95,6 +96,14 @@ impl Config {
         Ok(config)
     }
 
+    /// The config as it holds, defaults included, as YAML that [`Config::load`] would take but for its secrets, which are
+    /// masked.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        // A map of texts, numbers and lists always serialises.
+        serde_yaml::to_string(self).unwrap_or_else(|error| format!("# cannot be shown: {error}\n"))
+    }
+
     /// What the translation may know of the config.
     pub fn translation(&self) -> Settings {
         let Limits { max_answer_bytes, max_sse_frame_bytes, .. } = self.limits;
@@ -118,6 +127,15 @@ impl Config {
             let written = sources.source.place_of(&["server", "admin_listen"]).is_some();
             let (key, other) = if written { ("admin_listen", "listen") } else { ("listen", "admin_listen") };
             return Err(sources.invalid(&["server", key], &format!("must not be the same as `{other}`")));
+        }
+        match (&self.server.listen, &self.server.tls, self.server.socket_mode) {
+            (Listen::Unix(_), Some(_), _) => {
+                return Err(sources.invalid(&["server", "tls"], "must not be set where `listen` is a unix socket"));
+            }
+            (Listen::Tcp(_), _, Some(_)) => {
+                return Err(sources.invalid(&["server", "socket_mode"], "must not be set where `listen` is a port"));
+            }
+            _ => {}
         }
         if let Some(place) = sources.redis_file.and_then(|file| file.place_of(&["config_path"])) {
             let message = "response_api.redis.config_path: must not stand in the file that it names".to_owned();

@@ -5,20 +5,20 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 
-use super::checked;
+use super::{checked, shown};
 use crate::sealing::{SealingKey, SealingKeyError};
 
 /// The `reasoning_encryption` block.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of the reasoning_encryption settings")]
 pub struct ReasoningEncryption {
     /// The first seals, all open. Each has an `id` and either `key` (base64 of 32 bytes) or `file` (one that holds
     /// that). Default: none, which leaves `reasoning.encrypted_content` out.
-    #[serde(deserialize_with = "keys")]
+    #[serde(deserialize_with = "keys", serialize_with = "shown::keys")]
     pub keys: Vec<SealingKey>,
 }
 

@@ -8,20 +8,24 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::SecretString;
-use serde::Deserialize;
 use serde::de::Deserializer;
+use serde::ser::Serializer;
+use serde::{Deserialize, Serialize};
 
-use super::checked;
+use super::{checked, shown};
 
 /// How to reach Redis: one server, or a cluster.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(from = "RedisKeys")]
 pub struct Redis {
     /// The server, `host:port` or `unix:/path`. Not used in cluster mode or with Sentinel. Default: `localhost:6379`.
+    #[serde(serialize_with = "shown::display")]
     pub address: RedisServer,
     /// The password; empty is none. Default: none.
+    #[serde(serialize_with = "shown::masked")]
     pub password: Option<SecretString>,
     /// The ACL user; empty is Redis' `default` user. Default: none.
+    #[serde(serialize_with = "shown::masked")]
     pub username: Option<String>,
     /// The database, 0 to 15; 0 in cluster mode. Default: 0.
     pub db: u8,
@@ -38,8 +42,10 @@ pub struct Redis {
     /// The name under which the Sentinels know the master. Default: none.
     pub sentinel_service: Option<String>,
     /// The ACL user at the Sentinels; empty is their `default` user. Default: none.
+    #[serde(serialize_with = "shown::masked")]
     pub sentinel_username: Option<String>,
     /// The password of the Sentinels; empty is none. Default: none.
+    #[serde(serialize_with = "shown::masked")]
     pub sentinel_password: Option<SecretString>,
     /// How much may be under way to each node at once, at least 1: 128 commands for each. Connections carry many commands
     /// at a time, so there are never more of them (per node) than two, or than cores. Default: 10.
@@ -50,15 +56,19 @@ pub struct Redis {
     /// what may be repeated is repeated until `store_deadline_ms`. Default: 3.
     pub max_retries: u32,
     /// The longest that a connection may take to open. Whole seconds, at least 1. Default: 5.
+    #[serde(serialize_with = "shown::seconds")]
     pub dial_timeout: Duration,
     /// How long to wait for a record before asking again, within `store_deadline_ms`. Whole seconds, at least 1. Default: 3.
+    #[serde(serialize_with = "shown::seconds")]
     pub read_timeout: Duration,
     /// How long to wait for a write to be answered before sending it again, within `store_deadline_ms`. Whole seconds, at least 1. Default: 3.
+    #[serde(serialize_with = "shown::seconds")]
     pub write_timeout: Duration,
     /// The most bytes of records that wait to be written at once, at least 1. Default: 268435456, 256 MiB.
     pub max_pending_bytes: NonZeroUsize,
     /// `breaker_seconds`: after how long without Redis requests fail at once instead of waiting for it. Whole seconds,
     /// at least 1. Default: 5, in which a cluster with a node timeout of two seconds replaces a dead master.
+    #[serde(serialize_with = "shown::seconds")]
     pub breaker_seconds: Duration,
     /// How records larger than 1 KiB are kept; both kinds are always read. Default: none.
     pub compression: Compression,
@@ -235,7 +245,7 @@ fn timeout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration
 }
 
 /// How records are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "none or zstd")]
 pub enum Compression {
     /// As JSON, which `redis-cli` shows and the Go semantic-router reads.
@@ -246,7 +256,7 @@ pub enum Compression {
 }
 
 /// What becomes of a record that fewer replicas than `min_replica_acks` have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "degrade or fail")]
 pub enum OnMissingAcks {
     /// It counts as written, and the log says so: after a failover there may be no replica for a while.
@@ -322,6 +332,12 @@ impl FromStr for RedisAddress {
             _ => return Err(RedisAddressError),
         };
         Ok(RedisAddress { host: host.to_owned(), port })
+    }
+}
+
+impl Serialize for RedisAddress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

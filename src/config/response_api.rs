@@ -3,17 +3,17 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::checked;
 use super::disk::Disk;
 use super::reasoning_encryption::ReasoningEncryption;
 use super::redis::Redis;
+use super::{checked, shown};
 use crate::openai::dialect::DialectName;
 use crate::translate::settings::UnsupportedTools;
 
 /// The `response_api` block.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of the response_api settings")]
 pub struct ResponseApi {
     /// Whether the Responses API is offered at all. Default: true.
@@ -24,7 +24,7 @@ pub struct ResponseApi {
     pub store_backend: StoreBackend,
     /// `ttl_seconds`: how long a response is kept after its last use. Whole seconds, 1 to 100 years. Default: 86400, a
     /// day.
-    #[serde(deserialize_with = "checked::seconds")]
+    #[serde(deserialize_with = "checked::seconds", serialize_with = "shown::seconds")]
     pub ttl_seconds: Duration,
     /// The most responses in the memory store, at least 1; the least recently used go first. Default: 10000.
     #[serde(deserialize_with = "checked::at_least_one")]
@@ -36,7 +36,7 @@ pub struct ResponseApi {
     pub on_store_error: OnStoreError,
     /// `store_deadline_ms`: the longest that one store operation may take. Whole milliseconds, at least 1. Default:
     /// 5000.
-    #[serde(deserialize_with = "checked::milliseconds")]
+    #[serde(deserialize_with = "checked::milliseconds", serialize_with = "shown::milliseconds")]
     pub store_deadline_ms: Duration,
     /// What becomes of tools that only their provider could run. Default: skip.
     pub unsupported_tools: UnsupportedTools,
@@ -73,7 +73,7 @@ impl Default for ResponseApi {
 }
 
 /// Where responses are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "memory, disk or redis")]
 pub enum StoreBackend {
     /// In this process, until it ends.
@@ -97,7 +97,7 @@ impl StoreBackend {
 }
 
 /// What becomes of a request whose response cannot be stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "fail or degrade")]
 pub enum OnStoreError {
     /// It fails: 503, or response.failed in a stream. The client is never told of a response that is not there.

@@ -2,15 +2,15 @@
 
 use std::str::FromStr;
 
-use serde::Deserialize;
 use serde::de::Deserializer;
+use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::checked;
 
 /// The `telemetry` block.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, expecting = "a mapping of the telemetry settings")]
 pub struct Telemetry {
     /// The form of a line of the log, `text` or `json`. Default: text.
@@ -28,7 +28,7 @@ impl Default for Telemetry {
 }
 
 /// The form of a line of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "text or json")]
 pub enum LogFormat {
     /// For people.

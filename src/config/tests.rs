@@ -2,6 +2,7 @@
 
 mod environment;
 mod errors;
+mod shown;
 
 use std::collections::HashMap;
 use std::fs;
@@ -158,7 +159,7 @@ fn defaults_of_config_and_core_are_the_same() {
 fn every_setting_is_read() {
     let config = load(
         r#"
-server: {listen: "unix:/run/router.sock", admin_listen: "", drain_seconds: 0, threads: 4}
+server: {listen: "unix:/run/router.sock", socket_mode: "0660", admin_listen: "", drain_seconds: 0, drain_delay_seconds: 3, threads: 4}
 response_api:
   enabled: false
   dialect: semantic_router

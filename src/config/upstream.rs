@@ -1,6 +1,6 @@
 //! The `upstream` block: how the chat backends want to be spoken to, each by its preset and by keys of its own.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::checked;
 use crate::translate::model_glob::ModelGlob;
@@ -37,7 +37,7 @@ macro_rules! block_with_dialect {
 upstream_dialect_keys!(block_with_dialect! {
     /// The `upstream` block. The keys of a dialect hold for the models that no entry of `models` is for, and for what
     /// that entry and its preset leave open.
-    #[derive(Debug, Clone, Deserialize)]
+    #[derive(Debug, Clone, Deserialize, Serialize)]
     #[serde(default, deny_unknown_fields, expecting = "a mapping of the upstream settings")]
     Upstream {
         /// The path that requests are rewritten to; begins with a slash, may have a query. Default:
@@ -58,7 +58,7 @@ upstream_dialect_keys!(block_with_dialect! {
 
 upstream_dialect_keys!(block_with_dialect! {
     /// An entry of `models`: the dialect of some models. What it and its preset leave open is as in the block.
-    #[derive(Debug, Clone, Deserialize)]
+    #[derive(Debug, Clone, Deserialize, Serialize)]
     #[serde(deny_unknown_fields, expecting = "a mapping of a model's settings")]
     Model {
         /// `match`: which models, by a pattern of their whole name in which `*` stands for any text.

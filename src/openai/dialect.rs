@@ -1,7 +1,7 @@
 //! The dialects of our own API (CONTRACT §7): one table of switches, each read in one place. No other code asks which
 //! dialect it is in.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// What differs between the dialects. Default: [`ApiDialect::OPENAI`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Default for ApiDialect {
 }
 
 /// A dialect by its name, as the config has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "openai, open_responses or semantic_router")]
 pub enum DialectName {
     /// [`ApiDialect::OPENAI`].

@@ -3,7 +3,7 @@
 //! A preset says everything that depends on the backend. What depends on the model or on the operator's taste it leaves
 //! alone: `split_think`, `think_tags`, and, where the backend ignores what it does not know, `forward_unknown`.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::settings::{
     AssistantContent, DeveloperRole, EffortForm, EffortMap, ForwardUnknown, InputFiles, JsonSchemaForm, MaxTokensField,
@@ -13,7 +13,7 @@ use super::settings::{
 use super::upstream_dialect::DialectKeys;
 
 /// A known backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "vllm, sglang, llama_cpp, ollama, openai or deepseek")]
 pub enum Preset {
     /// vLLM.

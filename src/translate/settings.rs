@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use serde::ser::Serializer;
+use serde::{Deserialize, Serialize};
 
 use super::upstream_dialect::{ModelDialect, UpstreamDialect};
 use crate::openai::dialect::ApiDialect;
@@ -57,7 +58,7 @@ impl Settings {
 }
 
 /// What becomes of a history in which calls and outputs do not pair, because a user interrupted or an agent forgot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "strict or repair")]
 pub enum HistoryRepair {
     /// It is refused, with the reference's message.
@@ -92,6 +93,16 @@ impl ForwardUnknown {
     }
 }
 
+impl Serialize for ForwardUnknown {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            ForwardUnknown::All => serializer.serialize_bool(true),
+            ForwardUnknown::None => serializer.serialize_bool(false),
+            ForwardUnknown::Only(keys) => keys.serialize(serializer),
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for ForwardUnknown {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Choice;
@@ -121,7 +132,7 @@ impl<'de> Deserialize<'de> for ForwardUnknown {
 }
 
 /// What becomes of the instructions and of several system-class messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "merge or keep")]
 pub enum SystemMessages {
     /// One leading system message holds them all: many chat templates refuse, or silently drop, a second one.
@@ -132,7 +143,7 @@ pub enum SystemMessages {
 }
 
 /// The chat role of messages whose Responses role is `developer`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "system or developer")]
 pub enum DeveloperRole {
     /// `system`, which every backend knows.
@@ -143,7 +154,7 @@ pub enum DeveloperRole {
 }
 
 /// The chat parameter that carries `max_output_tokens`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "max_completion_tokens or max_tokens")]
 pub enum MaxTokensField {
     /// `max_completion_tokens`, as OpenAI's own reasoning models demand.
@@ -164,7 +175,7 @@ impl MaxTokensField {
 }
 
 /// When reasoning items of the history go back up as the assistant message's `reasoning_content`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "never, tool_turns or always")]
 pub enum ReasoningReplay {
     /// Never.
@@ -177,7 +188,7 @@ pub enum ReasoningReplay {
 }
 
 /// What becomes of tools whose types chat lacks: `web_search`, `file_search`, `mcp`, `shell`, ….
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "skip or refuse")]
 pub enum UnsupportedTools {
     /// The request goes on without them, and the answer says so: agents always send some.
@@ -188,7 +199,7 @@ pub enum UnsupportedTools {
 }
 
 /// The member of an assistant message under which its reasoning goes back up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "reasoning_content or reasoning")]
 pub enum ReasoningField {
     /// `reasoning_content`, as DeepSeek introduced it.
@@ -200,7 +211,7 @@ pub enum ReasoningField {
 
 /// How `reasoning.effort` goes up. Templates ignore variables that they do not use, so all of those that are known are
 /// set: `enable_thinking` and `thinking` (false for the effort `none`, else true) and `reasoning_effort`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "reasoning_effort, chat_template_kwargs, both, thinking or drop")]
 pub enum EffortForm {
     /// As `reasoning_effort`.
@@ -218,7 +229,7 @@ pub enum EffortForm {
 
 /// What the efforts of the reference (`none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`) are called by a
 /// backend that knows other ones. A null sends none, and is reported.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct EffortMap(pub BTreeMap<String, Option<String>>);
 
@@ -232,7 +243,7 @@ impl EffortMap {
 
 /// What becomes of `text.format` while the model may call tools. Backends that constrain decoding to the format make
 /// calls impossible.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "send, withhold or instruct")]
 pub enum ResponseFormatWithTools {
     /// It goes up.
@@ -245,7 +256,7 @@ pub enum ResponseFormatWithTools {
 }
 
 /// How a JSON schema for the answer goes up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "send or json_object")]
 pub enum JsonSchemaForm {
     /// As it is.
@@ -256,7 +267,7 @@ pub enum JsonSchemaForm {
 }
 
 /// Whether a parameter goes up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "send or drop")]
 pub enum SendOrDrop {
     /// It does.
@@ -267,7 +278,7 @@ pub enum SendOrDrop {
 }
 
 /// How a `tool_choice` that names one tool goes up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "send or required")]
 pub enum NamedToolChoice {
     /// As it is.
@@ -278,7 +289,7 @@ pub enum NamedToolChoice {
 }
 
 /// The content of an assistant message that has calls and no text. Templates differ in what they accept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "nullable or string")]
 pub enum AssistantContent {
     /// `null`, as the chat reference has it.
@@ -289,7 +300,7 @@ pub enum AssistantContent {
 }
 
 /// What becomes of files with inline data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "send or refuse")]
 pub enum InputFiles {
     /// They go up as `file` parts.
@@ -300,7 +311,7 @@ pub enum InputFiles {
 }
 
 /// Where images, files and audio of a tool's output go. Its text is always in the tool message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case", expecting = "user_message, parts, drop or refuse")]
 pub enum ToolOutputMedia {
     /// Into a user message behind the round's tool messages: the chat reference allows text only in those.
@@ -326,6 +337,16 @@ pub enum SplitThink {
     On,
     /// `implied`: also without it, because the chat template wrote it into the prompt.
     Implied,
+}
+
+impl Serialize for SplitThink {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            SplitThink::Off => serializer.serialize_bool(false),
+            SplitThink::On => serializer.serialize_bool(true),
+            SplitThink::Implied => serializer.serialize_str("implied"),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for SplitThink {
@@ -371,6 +392,12 @@ pub struct ThinkTags {
 impl Default for ThinkTags {
     fn default() -> Self {
         ThinkTags { open: "<think>".to_owned(), close: "</think>".to_owned() }
+    }
+}
+
+impl Serialize for ThinkTags {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        [&self.open, &self.close].serialize(serializer)
     }
 }
 

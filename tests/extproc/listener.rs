@@ -1,5 +1,6 @@
 //! The listener: unix sockets, health, and a stop that lets exchanges finish.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use responses_router::config::Listen;
 use responses_router::extproc::duplex::{Envoy, ExchangeError, Finished};
 use responses_router::extproc::headers::HeaderMutation;
 use responses_router::extproc::message::{LastReply, Reply};
-use responses_router::server::{BindError, Listener, Stopped};
+use responses_router::server::{BindError, Listener, Stopped, probe};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -87,6 +88,47 @@ async fn a_socket_left_behind_is_replaced_but_nothing_else_is() {
     std::fs::write(&path.0, "precious").unwrap();
     assert!(matches!(Listener::bind(&path.listen()).await, Err(BindError::NotASocket(_))));
     assert_eq!(std::fs::read_to_string(&path.0).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn a_socket_has_the_mode_that_was_asked_for_and_a_port_has_none() {
+    let path = SocketPath::new("mode");
+    for mode in ["0600", "0660", "0777"] {
+        let listener = Listener::bind(&path.listen()).await.unwrap().with_mode(mode.parse().unwrap()).unwrap();
+        let permissions = std::fs::metadata(&path.0).unwrap().permissions();
+        assert_eq!(format!("{:04o}", permissions.mode() & 0o7777), mode);
+        drop(listener);
+    }
+    let port = Listener::bind(&Listen::Tcp(([127, 0, 0, 1], 0).into())).await.unwrap();
+    port.with_mode("0660".parse().unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_tells_not_serving_and_takes_exchanges_until_the_delay_is_over() {
+    let router = Router::start_delayed(Script(ok), Duration::from_secs(3600)).await;
+    let mut health = HealthClient::new(router.channel().await);
+    router.stop.token.cancel();
+    crate::support::stack::wait::eventually("NOT_SERVING", async || {
+        let answer = health.check(HealthCheckRequest::default()).await.unwrap().into_inner().status();
+        (answer == ServingStatus::NotServing).then_some(())
+    })
+    .await;
+    assert!(probe::grpc(&router.listen, PATIENCE).await.unwrap_err().to_string().contains("draining"));
+    let mut exchange = router.open().await;
+    exchange.send(request("GET", "/")).await;
+    exchange.reply().await;
+    exchange.end().await;
+    assert!(!router.stopped.is_finished());
+}
+
+#[tokio::test]
+async fn the_probe_tells_a_serving_router_from_none() {
+    let router = Router::script(ok).await;
+    probe::grpc(&router.listen, PATIENCE).await.unwrap();
+    let free = Listener::bind(&Listen::Tcp(([127, 0, 0, 1], 0).into())).await.unwrap();
+    let nobody = free.listen().clone();
+    drop(free);
+    assert_eq!(probe::grpc(&nobody, PATIENCE).await.unwrap_err().to_string(), format!("no connection to {nobody}"));
 }
 
 #[tokio::test]

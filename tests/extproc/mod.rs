@@ -3,3 +3,4 @@
 mod endings;
 mod listener;
 mod messages;
+mod tls;

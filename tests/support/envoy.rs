@@ -54,10 +54,20 @@ impl Router {
     }
 
     pub(crate) async fn start_on(listen: &Listen, handler: impl Handler, grace: Duration) -> Self {
+        Self::start_stopping(listen, handler, Duration::ZERO, grace).await
+    }
+
+    /// Starts on a free port, and goes on for so long when it is stopped.
+    pub(crate) async fn start_delayed(handler: impl Handler, delay: Duration) -> Self {
+        Self::start_stopping(&Listen::Tcp(([127, 0, 0, 1], 0).into()), handler, delay, Duration::ZERO).await
+    }
+
+    async fn start_stopping(listen: &Listen, handler: impl Handler, delay: Duration, grace: Duration) -> Self {
         let listener = Listener::bind(listen).await.unwrap();
         let listen = listener.listen().clone();
         let stop = Stop {
             token: CancellationToken::new(),
+            delay,
             grace,
             grace_over: CancellationToken::new(),
             live: TaskTracker::new(),

@@ -78,6 +78,9 @@ fn wrong_type_names_its_line_and_column() {
         ("history: {repair: maybe}", "c.yaml:1:19: history.repair: unknown variant `maybe`"),
         ("upstream:\n  chat_path: {}\n", "c.yaml:2:14: upstream.chat_path: invalid type: map"),
         ("server:\n  threads: many\n", "c.yaml:2:12: server.threads: invalid type: text, expected a number of threads"),
+        ("server: {tls: yes}", "c.yaml:1:15: server.tls: invalid type: string"),
+        ("server:\n  tls:\n    cert_path: c\n", "c.yaml:3:5: server.tls: missing field `key_path`"),
+        ("server:\n  tls: {cert_path: c, key_path: k, ca: x}\n", "c.yaml:2:36: server.tls: unknown field `ca`"),
         ("server: !x {}\n", "c.yaml:1:9: server: invalid type: enum"),
     ]);
 }
@@ -87,6 +90,10 @@ fn value_out_of_bounds_names_its_line_and_column() {
     assert_errors(&[
         ("server: {listen: 'localhost:1'}", "c.yaml:1:18: server.listen: must be an IP address and a port"),
         ("server: {listen: }", "c.yaml:1:18: server.listen: must be an IP address"),
+        ("server: {socket_mode: 0o660}", "c.yaml:1:23: server.socket_mode: must be three octal digits"),
+        ("server: {socket_mode: '0668'}", "c.yaml:1:23: server.socket_mode: must be three octal digits"),
+        ("server: {tls: {cert_path: '', key_path: k}}", "c.yaml:1:27: server.tls.cert_path: must name a file"),
+        ("server: {drain_delay_seconds: -1}", "c.yaml:1:31: server.drain_delay_seconds: must be at least 0"),
         ("server: {admin_listen: x}", "c.yaml:1:24: server.admin_listen: must be an IP address"),
         (
             "server: {threads: 0}",
@@ -133,6 +140,14 @@ fn contradiction_names_the_line_and_column_of_a_value_in_it() {
             "c.yaml:3:17: server.admin_listen: must not be the same as `listen`",
         ),
         ("server:\n  listen: 127.0.0.1:9190\n", "c.yaml:2:11: server.listen: must not be the same as `admin_listen`"),
+        (
+            "server:\n  listen: unix:/s\n  tls: {cert_path: c, key_path: k}\n",
+            "c.yaml:3:8: server.tls: must not be set where `listen` is a unix socket",
+        ),
+        (
+            "server:\n  socket_mode: '0660'\n",
+            "c.yaml:2:16: server.socket_mode: must not be set where `listen` is a port",
+        ),
         (&format!("{cluster}    db: 3\n"), "c.yaml:5:9: response_api.redis.db: must be 0 in cluster mode"),
         (cluster, "c.yaml:4:19: response_api.redis.cluster_mode: is true, so `cluster_addresses` must name a node"),
         (&format!("{cluster}    cluster_addresses: []\n"), "c.yaml:4:19: response_api.redis.cluster_mode: is true"),

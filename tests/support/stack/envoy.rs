@@ -21,11 +21,13 @@ pub(crate) struct Envoy {
 }
 
 impl Envoy {
-    /// Starts an Envoy in front of these and waits until it serves.
-    pub(crate) async fn start(upstream: SocketAddr, router: &Listen) -> Self {
+    /// Starts an Envoy in front of these, its configuration edited, and waits until it serves.
+    pub(crate) async fn start(upstream: SocketAddr, router: &Listen, edit: impl FnOnce(&mut Value)) -> Self {
+        let mut configuration = serde_yaml::from_str(&configuration(upstream, router)).unwrap();
+        edit(&mut configuration);
         let process = Process::start(
             "Envoy",
-            Command::new(venv_program("envoy")).args(["--config-yaml", &configuration(upstream, router)]).args([
+            Command::new(venv_program("envoy")).args(["--config-yaml", &configuration.to_string()]).args([
                 "--concurrency",
                 "2",
                 "--disable-hot-restart",

@@ -32,6 +32,9 @@ pub(crate) struct Stack {
     _refusing: Option<TcpSocket>,
 }
 
+/// A change of Envoy's configuration.
+pub(crate) type EditEnvoy = Box<dyn FnOnce(&mut Value) + Send>;
+
 /// What differs from the defaults.
 #[derive(Default)]
 pub(crate) struct StackOptions {
@@ -41,6 +44,8 @@ pub(crate) struct StackOptions {
     pub(crate) unix_socket: bool,
     /// Envoy's upstream refuses connections.
     pub(crate) upstream_down: bool,
+    /// What differs in Envoy's configuration.
+    pub(crate) envoy: Option<EditEnvoy>,
 }
 
 impl Stack {
@@ -59,7 +64,7 @@ impl Stack {
         } else {
             (upstream.address, None)
         };
-        let envoy = Envoy::start(address, &router.listen).await;
+        let envoy = Envoy::start(address, &router.listen, options.envoy.unwrap_or_else(|| Box::new(|_| {}))).await;
         Self { upstream, router, envoy, _refusing }
     }
 

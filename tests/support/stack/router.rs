@@ -1,5 +1,6 @@
 //! The real binary, with a config file of the test's.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use responses_router::config::Listen;
@@ -39,6 +40,12 @@ impl Router {
         );
         let listen = process.log_line("listening on", listening_on).await;
         Self { listen, process, _folder: folder }
+    }
+
+    /// Where its admin listener is; the settings must have one.
+    pub(crate) async fn admin(&self) -> SocketAddr {
+        let address = |line: &str| line.split_once("admin listening on ").map(|(_, address)| address.trim().to_owned());
+        self.process.log_line("admin listening on", address).await.parse().unwrap()
     }
 
     /// Waits until it takes no more connections on its port.

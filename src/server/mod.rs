@@ -1,12 +1,13 @@
-//! The listener that Envoy connects to: TCP or a unix socket, gRPC health, and a stop that lets exchanges finish.
+//! The server that Envoy connects to: over TCP, TLS or a unix socket, with gRPC health, and a stop that lets exchanges
+//! finish.
 
-use std::io;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+mod listener;
+pub mod probe;
+pub mod tls;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,7 +15,9 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 
-use crate::config::Listen;
+pub use self::listener::{BindError, Listener};
+
+use self::listener::Socket;
 use crate::extproc::{ExternalProcessorServer, ExternalProcessorService, Handler};
 
 /// The largest message accepted from Envoy. In FULL_DUPLEX_STREAMED it cuts bodies into pieces of about 1 MiB, so this
@@ -38,119 +41,15 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// The names under which health is told: the whole server, and the service.
 const HEALTH_NAMES: [&str; 2] = ["", "envoy.service.ext_proc.v3.ExternalProcessor"];
 
-/// Why listening failed.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The address is taken, not ours, or not permitted.
-    #[error("cannot listen on {listen}")]
-    Listen {
-        /// The address.
-        listen: Listen,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// Another process answers on the unix socket.
-    #[error("another process listens on {}", .0.display())]
-    InUse(PathBuf),
-    /// Something that is no socket has the path of the unix socket.
-    #[error("{} exists and is not a socket", .0.display())]
-    NotASocket(PathBuf),
-}
-
-/// A listener that is bound but does not serve yet: a client that connects now waits.
-#[derive(Debug)]
-pub struct Listener {
-    socket: Socket,
-    listen: Listen,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
-}
-
-impl Listener {
-    /// Binds. A unix socket that a dead process left behind is replaced; a live one, or another kind of file, is not.
-    ///
-    /// # Errors
-    /// [`BindError`].
-    pub async fn bind(listen: &Listen) -> Result<Self, BindError> {
-        let failed = |source| BindError::Listen { listen: listen.clone(), source };
-        match listen {
-            Listen::Tcp(address) => {
-                let listener = TcpListener::bind(address).await.map_err(failed)?;
-                let address = listener.local_addr().map_err(failed)?;
-                Ok(Self { socket: Socket::Tcp(listener), listen: Listen::Tcp(address) })
-            }
-            Listen::Unix(path) => {
-                remove_stale(path).await?;
-                let listener = UnixListener::bind(path).map_err(failed)?;
-                let file = SocketFile::of(path).map_err(failed)?;
-                Ok(Self { socket: Socket::Unix(listener, file), listen: listen.clone() })
-            }
-        }
-    }
-
-    /// Where it listens, with the port that was chosen.
-    #[must_use]
-    pub fn listen(&self) -> &Listen {
-        &self.listen
-    }
-}
-
-/// Removes what a dead process left: nobody accepts on it.
-async fn remove_stale(path: &Path) -> Result<(), BindError> {
-    let failed = |source| BindError::Listen { listen: Listen::Unix(path.to_owned()), source };
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-        Ok(file) if !file.file_type().is_socket() => return Err(BindError::NotASocket(path.to_owned())),
-        Ok(_) => {}
-    }
-    match UnixStream::connect(path).await {
-        Ok(_) => Err(BindError::InUse(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            tracing::info!(path = %path.display(), "removing the socket of a process that is gone");
-            std::fs::remove_file(path).map_err(failed)
-        }
-        Err(error) => Err(failed(error)),
-    }
-}
-
-/// Removes a unix socket when the listener goes, unless a successor has put its own in that place.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    device_and_inode: (u64, u64),
-}
-
-impl SocketFile {
-    fn of(path: &Path) -> io::Result<Self> {
-        Ok(Self { path: path.to_owned(), device_and_inode: device_and_inode(path)? })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if device_and_inode(&self.path).is_ok_and(|now| now == self.device_and_inode) {
-            // A socket that stays behind is replaced at the next start.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn device_and_inode(path: &Path) -> io::Result<(u64, u64)> {
-    std::fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
-}
-
 /// How a server stops.
 #[derive(Debug, Clone)]
 pub struct Stop {
-    /// Cancelled to stop: connections get GOAWAY, which makes Envoy send new exchanges elsewhere, and exchanges go on.
+    /// Cancelled to stop: health tells NOT_SERVING, and everything else goes on for the `delay`.
     pub token: CancellationToken,
-    /// How long they may go on.
+    /// How long new exchanges are still taken, so that whoever watches our health sends them elsewhere first. Then
+    /// connections get GOAWAY and new ones are refused.
+    pub delay: Duration,
+    /// How long exchanges may go on after that.
     pub grace: Duration,
     /// Cancelled by the server when the grace is over: the exchanges that are left say so to their clients and end.
     pub grace_over: CancellationToken,
@@ -173,6 +72,10 @@ pub enum Stopped {
 
 /// Serves exchanges until `stop` is asked for and done. gRPC health tells SERVING, and NOT_SERVING from the stop on.
 ///
+/// It does not tell whether the store is ready: Envoy's health checks would take the router out of its cluster and answer
+/// an empty 503 in its place, where the router has an error that says what is wrong and goes on serving what needs no
+/// store. `/readyz` tells that.
+///
 /// # Errors
 /// When tonic fails to serve at all; a broken connection is no such case.
 pub async fn serve<H: Handler>(
@@ -190,6 +93,7 @@ pub async fn serve<H: Handler>(
         for name in HEALTH_NAMES {
             health.set_service_status(name, ServingStatus::NotServing).await;
         }
+        tokio::time::sleep(stop.delay).await;
     };
     let service = ExternalProcessorServer::new(ExternalProcessorService::new(handler, stop.live.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
@@ -207,6 +111,10 @@ pub async fn serve<H: Handler>(
                 let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
                 router.serve_with_incoming_shutdown(incoming, stopping).await
             }
+            Socket::Tls(listener, tls) => {
+                let incoming = tls::accept(listener, tls);
+                router.serve_with_incoming_shutdown(incoming, stopping).await
+            }
             Socket::Unix(listener, _file) => {
                 router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopping).await
             }
@@ -214,7 +122,7 @@ pub async fn serve<H: Handler>(
     };
     let grace_over = async {
         stop.token.cancelled().await;
-        tokio::time::sleep(stop.grace).await;
+        tokio::time::sleep(stop.delay.saturating_add(stop.grace)).await;
         stop.grace_over.cancel();
         tokio::time::sleep(LAST_WORDS).await;
     };

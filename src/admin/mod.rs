@@ -1,4 +1,6 @@
-//! The admin listener: liveness, readiness and metrics over plain HTTP. Never exposed to clients.
+//! The admin listener: liveness, readiness, metrics, the config and the build over plain HTTP. Never exposed to clients.
+
+pub mod probe;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -14,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::build_info::BuildInfo;
 use crate::store::ResponseStore;
 use crate::telemetry::metrics::Metrics;
 
@@ -23,12 +26,36 @@ const READY_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a client may take over its request head.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 
+const TEXT: &str = "text/plain; charset=utf-8";
+
+#[derive(Clone, Copy)]
+enum Page {
+    Index,
+    Live,
+    Ready,
+    Metrics,
+    Config,
+    Build,
+}
+
+/// What is served, and what the index says of it.
+const PAGES: [(&str, Page, &str); 6] = [
+    ("/", Page::Index, "this list"),
+    ("/healthz", Page::Live, "200 while the process lives"),
+    ("/readyz", Page::Ready, "200 while it takes requests and the store answers; else 503 and why"),
+    ("/metrics", Page::Metrics, "counters and gauges, for Prometheus"),
+    ("/config", Page::Config, "the config that holds, secrets masked"),
+    ("/buildinfo", Page::Build, "version, commit, compiler and features"),
+];
+
 /// What the admin listener tells.
 pub struct Admin {
     /// Asked for readiness.
     pub store: Arc<dyn ResponseStore>,
     /// Printed on `/metrics`.
     pub metrics: Arc<Metrics>,
+    /// Shown on `/config`: the config with its secrets masked, as YAML.
+    pub config: String,
     /// Once cancelled, the router is not ready any more.
     pub stopping: CancellationToken,
 }
@@ -72,30 +99,37 @@ impl Admin {
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let (status, content_type, body) = match (request.method(), request.uri().path()) {
-            (&Method::GET | &Method::HEAD, "/healthz") => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
-            (&Method::GET | &Method::HEAD, "/readyz") => match self.ready().await {
-                Ok(()) => (StatusCode::OK, "text/plain", "ready\n".to_owned()),
-                Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("not ready: {reason}\n")),
-            },
-            (&Method::GET | &Method::HEAD, "/metrics") => {
-                let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                (StatusCode::OK, open_metrics, self.metrics.text())
-            }
-            (_, "/healthz" | "/readyz" | "/metrics") => {
-                (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".to_owned())
-            }
-            _ => (StatusCode::NOT_FOUND, "text/plain", "/healthz, /readyz or /metrics\n".to_owned()),
+        let Some((_, page, _)) = PAGES.iter().find(|(path, ..)| *path == request.uri().path()) else {
+            return response(StatusCode::NOT_FOUND, TEXT, index());
         };
-        let mut response = Response::new(Full::new(body.into()));
-        *response.status_mut() = status;
-        response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
-        response
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut refused = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n".to_owned());
+            refused.headers_mut().insert(http::header::ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+            return refused;
+        }
+        match page {
+            Page::Index => response(StatusCode::OK, TEXT, index()),
+            Page::Live => response(StatusCode::OK, TEXT, "ok\n".to_owned()),
+            Page::Ready => match self.ready().await {
+                Ok(()) => response(StatusCode::OK, TEXT, "ready\n".to_owned()),
+                Err(reason) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {reason}\n")),
+            },
+            Page::Metrics => {
+                let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                response(StatusCode::OK, open_metrics, self.metrics.text())
+            }
+            // As text, which browsers show.
+            Page::Config => response(StatusCode::OK, TEXT, self.config.clone()),
+            Page::Build => match serde_json::to_string(&BuildInfo::of_this_program()) {
+                Ok(build) => response(StatusCode::OK, "application/json", build),
+                Err(error) => response(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
+            },
+        }
     }
 
     async fn ready(&self) -> Result<(), &'static str> {
         if self.stopping.is_cancelled() {
-            return Err("stopping");
+            return Err("draining");
         }
         match tokio::time::timeout(READY_DEADLINE, self.store.ready()).await {
             Ok(Ok(())) => Ok(()),
@@ -103,4 +137,15 @@ impl Admin {
             Err(_) => Err("the response store does not answer"),
         }
     }
+}
+
+fn index() -> String {
+    PAGES.iter().map(|(path, _, what)| format!("{path:<12} {what}\n")).collect()
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    response
 }
