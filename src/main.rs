@@ -12,6 +12,7 @@ use clap::Parser as _;
 use responses_router::admin::{self, Admin};
 use responses_router::cli::{Args, Command};
 use responses_router::config::{Config, Disk, Listen, OnStoreError, StoreBackend};
+use responses_router::extproc::admission::Admission;
 use responses_router::extproc::exchange::{Policy, Router};
 use responses_router::extproc::keeping::Keeping;
 use responses_router::extproc::random_ids::RandomIds;
@@ -221,6 +222,7 @@ fn router(config: &Config, store: Arc<dyn ResponseStore>, metrics: Arc<Metrics>,
             metrics: Arc::clone(&metrics),
         },
         reporter: Arc::new(Reporter { metrics, full_ids: false }),
+        admission: Arc::new(Admission::new(limits.max_live_exchanges, limits.max_buffered_bytes)),
         policy: Policy {
             chat_path: format!("{}{}", response_api.path_prefix, upstream.chat_path),
             clear_route_cache: upstream.clear_route_cache,
@@ -233,6 +235,7 @@ fn router(config: &Config, store: Arc<dyn ResponseStore>, metrics: Arc<Metrics>,
                 longest_turn: limits.exchange_seconds.saturating_add(response_api.store_deadline_ms.saturating_mul(2)),
             },
             request_body: limits.request_body_seconds,
+            request_body_pace: limits.request_body_bytes_per_second,
             exchange: limits.exchange_seconds,
             heartbeat: stream.heartbeat_seconds,
             degrade_without_store: response_api.on_store_error == OnStoreError::Degrade,

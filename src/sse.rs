@@ -16,6 +16,9 @@ pub struct FrameTooLarge {
     pub limit: usize,
 }
 
+/// Memory that a decoder keeps for the next frame, in bytes: what a large one needed beyond is given back.
+const KEPT_BYTES: usize = 64 * 1024;
+
 /// Finds frames in a stream of bytes.
 #[derive(Debug)]
 pub struct Decoder {
@@ -127,6 +130,9 @@ impl Decoder {
         }
         self.data.clear();
         self.event.clear();
+        for buffer in [&mut self.line, &mut self.data, &mut self.event] {
+            buffer.shrink_to(KEPT_BYTES);
+        }
     }
 }
 

@@ -56,7 +56,7 @@ fn translated(path: &Path) -> Result<Translated, RequestError> {
     let settings = case.settings.settings();
     let past = Past { chain: &turns(&case.history), referenced: &turns(&case.referenced) };
     let seal = case.sealing.then(|| Arc::new(machine::Backwards) as Arc<dyn Seal>);
-    CreateRequest::parse(&text_or_json(&case.body))
+    CreateRequest::parse(&text_or_json(&case.body), &settings.request)
         .and_then(|create| request(create, past, &settings, seal, CountingIds::default().response_id(), CREATED_AT))
 }
 

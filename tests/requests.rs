@@ -4,6 +4,8 @@ use std::collections::HashSet;
 
 use proptest::prelude::*;
 use responses_router::id::{CountingIds, IdSource};
+use responses_router::openai::json_bounds::JsonBounds;
+use responses_router::translate::settings::RequestBounds;
 use responses_router::translate::{AnswerForm, CreateRequest, End, Past, ResponseStream, Settings, request};
 use serde_json::Value;
 
@@ -74,13 +76,23 @@ fn chat_promises(chat: &Value) -> Result<(), String> {
     unanswered.first().map_or(Ok(()), |id| Err(format!("call {id} is not answered")))
 }
 
+/// The parser must hold by itself, not by the bounds in front of it.
+const BOUNDLESS: RequestBounds = RequestBounds {
+    json: JsonBounds { max_depth: usize::MAX, max_values: usize::MAX },
+    max_input_items: usize::MAX,
+    max_tools: usize::MAX,
+    max_metadata_pairs: 16,
+    max_metadata_key_chars: 64,
+    max_metadata_value_chars: 512,
+};
+
 proptest! {
     #![proptest_config(config(1500))]
 
     #[test]
     fn no_request_panics_and_every_chat_request_keeps_its_promises(body in arbitrary::create_request()) {
         let settings = Settings::default();
-        let Ok(create) = CreateRequest::parse(body.to_string().as_bytes()) else { return Ok(()) };
+        let Ok(create) = CreateRequest::parse(body.to_string().as_bytes(), &RequestBounds::default()) else { return Ok(()) };
         let Ok(translated) = request(create, Past::default(), &settings, None, CountingIds::default().response_id(), CREATED_AT) else {
             return Ok(());
         };
@@ -104,12 +116,12 @@ proptest! {
 
     #[test]
     fn no_json_makes_the_parser_panic(body in arbitrary::json()) {
-        let _ = CreateRequest::parse(body.to_string().as_bytes());
+        let _ = CreateRequest::parse(body.to_string().as_bytes(), &RequestBounds::default());
     }
 
     #[test]
     fn no_bytes_make_the_parser_panic(body in prop::collection::vec(any::<u8>(), 0..64)) {
-        let _ = CreateRequest::parse(&body);
+        let _ = CreateRequest::parse(&body, &RequestBounds::default());
     }
 }
 
@@ -127,7 +139,7 @@ fn deep_nesting_is_refused_and_not_a_stack_overflow() {
             ),
         ] {
             let settings = Settings::default();
-            if let Ok(create) = CreateRequest::parse(body.as_bytes()) {
+            if let Ok(create) = CreateRequest::parse(body.as_bytes(), &BOUNDLESS) {
                 let _ =
                     request(create, Past::default(), &settings, None, CountingIds::default().response_id(), CREATED_AT);
             }
@@ -149,7 +161,7 @@ fn lone_surrogates_and_huge_numbers_are_errors_or_kept_but_never_a_panic() {
         r#"{"model":"m","input":"x","metadata":{"a":"\ud800"}}"#,
     ] {
         let settings = Settings::default();
-        if let Ok(create) = CreateRequest::parse(body.as_bytes()) {
+        if let Ok(create) = CreateRequest::parse(body.as_bytes(), &BOUNDLESS) {
             let _ = request(create, Past::default(), &settings, None, CountingIds::default().response_id(), CREATED_AT);
         }
     }
@@ -160,7 +172,7 @@ fn namespaces_within_namespaces_are_neither_a_stack_overflow_nor_quadratic() {
     let depth = 100_000;
     let open = r#"{"type":"namespace","name":"n","tools":["#;
     let body = format!(r#"{{"model":"m","input":"x","tools":[{}{}]}}"#, open.repeat(depth), "]}".repeat(depth));
-    let create = CreateRequest::parse(body.as_bytes()).unwrap();
+    let create = CreateRequest::parse(body.as_bytes(), &BOUNDLESS).unwrap();
     let id = CountingIds::default().response_id();
     let translated = request(create, Past::default(), &Settings::default(), None, id, CREATED_AT).unwrap();
     assert_eq!(translated.plan.lossy.header().as_deref(), Some("tool_type=namespace"));

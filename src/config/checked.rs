@@ -13,6 +13,8 @@ use serde::de::{Deserializer, Error, Unexpected, Visitor};
 
 /// The longest time that any setting may have, 100 years: a sum with the present can never overflow.
 const MAX_SECONDS: u64 = 100 * 365 * 24 * 60 * 60;
+/// The deepest JSON: our own parser takes nothing deeper apart.
+const MAX_JSON_DEPTH: u64 = 128;
 /// The most worker threads: beyond, it is a typing error.
 const MAX_THREADS: usize = 1024;
 
@@ -45,6 +47,12 @@ where
 {
     let number = between(deserializer, 1, usize::MAX as u64)?;
     T::try_from(number).map_err(|_| D::Error::custom("must be a smaller number"))
+}
+
+/// Levels of JSON, 1 to 128.
+pub(super) fn json_depth<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let levels = between(deserializer, 1, MAX_JSON_DEPTH)?;
+    usize::try_from(levels).map_err(|_| D::Error::custom("must be a smaller number"))
 }
 
 /// A number of things or of bytes; 0 is off.

@@ -106,7 +106,7 @@ impl Config {
 
     /// What the translation may know of the config.
     pub fn translation(&self) -> Settings {
-        let Limits { max_answer_bytes, max_sse_frame_bytes, .. } = self.limits;
+        let Limits { max_answer_bytes, max_sse_frame_bytes, max_stream_events, max_argument_bytes, .. } = self.limits;
         let history_repair = self.history.repair;
         self.upstream.translation(Settings {
             api: self.response_api.dialect.into(),
@@ -114,6 +114,9 @@ impl Config {
             unsupported_tools: self.response_api.unsupported_tools,
             max_answer_bytes,
             max_sse_frame_bytes,
+            max_stream_events,
+            max_argument_bytes,
+            request: self.limits.request(),
             ..Settings::default()
         })
     }
@@ -140,6 +143,10 @@ impl Config {
         if let Some(place) = sources.redis_file.and_then(|file| file.place_of(&["config_path"])) {
             let message = "response_api.redis.config_path: must not stand in the file that it names".to_owned();
             return Err(ConfigError::Invalid { place, message });
+        }
+        if self.limits.max_buffered_bytes < self.limits.max_request_bytes {
+            let problem = "must be at least `max_request_bytes`, or the largest requests never get in";
+            return Err(sources.invalid(&["limits", "max_buffered_bytes"], problem));
         }
         if self.response_api.reasoning_encryption.repeats_an_id() {
             let path = ["response_api", "reasoning_encryption", "keys"];

@@ -15,11 +15,12 @@ use secrecy::ExposeSecret;
 
 use super::*;
 use crate::openai::dialect::ApiDialect;
+use crate::openai::json_bounds::JsonBounds;
 use crate::translate::presets::Preset;
 use crate::translate::settings::{
     AssistantContent, DeveloperRole, EffortForm, EffortMap, ForwardUnknown, HistoryRepair, InputFiles, JsonSchemaForm,
-    MaxTokensField, NamedToolChoice, ReasoningField, ReasoningReplay, ResponseFormatWithTools, SendOrDrop, Settings,
-    SplitThink, SystemMessages, ThinkTags, ToolOutputMedia, UnsupportedTools,
+    MaxTokensField, NamedToolChoice, ReasoningField, ReasoningReplay, RequestBounds, ResponseFormatWithTools,
+    SendOrDrop, Settings, SplitThink, SystemMessages, ThinkTags, ToolOutputMedia, UnsupportedTools,
 };
 use crate::translate::upstream_dialect::UpstreamDialect;
 
@@ -226,6 +227,18 @@ limits:
   max_request_bytes: 1
   max_answer_bytes: 2
   max_sse_frame_bytes: 3
+  max_stream_events: 8
+  max_argument_bytes: 9
+  max_json_depth: 10
+  max_json_values: 11
+  max_input_items: 12
+  max_tools: 13
+  max_metadata_pairs: 14
+  max_metadata_key_chars: 15
+  max_metadata_value_chars: 16
+  max_live_exchanges: 17
+  max_buffered_bytes: 18
+  request_body_bytes_per_second: 0
   max_chain_depth: 4
   max_history_bytes: 5
   request_body_seconds: 6
@@ -251,7 +264,9 @@ telemetry: {log_format: json, log_level: "warn,responses_router=debug"}
     assert_eq!((path.to_str(), max_bytes.map(u64::from), *cache_bytes), (Some("/var/lib/r.redb"), Some(9), 8));
     assert_eq!(stream.heartbeat_seconds, None);
     assert_eq!((limits.max_request_bytes, limits.max_chain_depth, limits.max_history_bytes), (1, 4, 5));
+    assert_eq!((limits.max_live_exchanges, limits.max_buffered_bytes), (17, 18));
     assert_eq!(limits.request_body_seconds, Duration::from_secs(6));
+    assert_eq!(limits.request_body_bytes_per_second, None);
     assert_eq!(limits.exchange_seconds, Duration::from_secs(7));
     assert_eq!(telemetry.log_format, LogFormat::Json);
     assert_eq!(telemetry.log_level, "warn,responses_router=debug");
@@ -308,6 +323,16 @@ telemetry: {log_format: json, log_level: "warn,responses_router=debug"}
             unsupported_tools: UnsupportedTools::Refuse,
             max_answer_bytes: 2,
             max_sse_frame_bytes: 3,
+            max_stream_events: 8,
+            max_argument_bytes: 9,
+            request: RequestBounds {
+                json: JsonBounds { max_depth: 10, max_values: 11 },
+                max_input_items: 12,
+                max_tools: 13,
+                max_metadata_pairs: 14,
+                max_metadata_key_chars: 15,
+                max_metadata_value_chars: 16,
+            },
         }
     );
 }

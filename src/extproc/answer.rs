@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::admission::Seat;
 use super::body::{self, BodyCollector};
 use super::duplex::{Envoy, ExchangeError, Finished};
 use super::exchange::{EndedBy, Interrupt, Router, now};
@@ -64,6 +65,7 @@ pub(super) async fn answer(
     head: &ResponseHead,
     plan: Plan,
     ancestors: Vec<ResponseId>,
+    mut seat: Seat,
     deadline: Instant,
 ) -> Result<Finished, ExchangeError> {
     let announced = Announced::of(head);
@@ -78,10 +80,10 @@ pub(super) async fn answer(
             Err(refusal::bad_answer("The upstream sent a compressed stream.").into())
         }
         Announced::EventStream if form == AnswerForm::Events => {
-            return live(router, envoy, head, machine, ancestors, deadline).await;
+            return live(router, envoy, head, machine, ancestors, seat, deadline).await;
         }
-        Announced::EventStream => gather_stream(router, &mut envoy, machine, deadline).await,
-        Announced::Json => gather_json(router, &mut envoy, head, machine, deadline).await,
+        Announced::EventStream => gather_stream(router, &mut envoy, machine, &mut seat, deadline).await,
+        Announced::Json => gather_json(router, &mut envoy, head, machine, &mut seat, deadline).await,
         Announced::Nothing | Announced::Error => Err(refusal::bad_answer("The upstream sent an empty answer.").into()),
     };
     match held {
@@ -100,10 +102,11 @@ async fn gather_json(
     envoy: &mut Envoy,
     head: &ResponseHead,
     mut machine: ResponseStream,
+    seat: &mut Seat,
     deadline: Instant,
 ) -> Result<(ResponseStream, EndedBy), Interrupt> {
     let limit = router.policy.max_answer_bytes;
-    let (body, ended_by) = response_body(router, envoy, limit, deadline).await?;
+    let (body, ended_by) = response_body(router, envoy, limit, seat, deadline).await?;
     let body = body::decode(&head.headers, body, limit).map_err(|error| unusable(&error))?;
     machine.push_completion(&body).map_err(|error| unusable(&error))?;
     Ok((machine, ended_by))
@@ -114,12 +117,15 @@ async fn gather_stream(
     router: &Router,
     envoy: &mut Envoy,
     mut machine: ResponseStream,
+    seat: &mut Seat,
     deadline: Instant,
 ) -> Result<(ResponseStream, EndedBy), Interrupt> {
+    let held_before = seat.bytes();
     loop {
         match router.next(envoy, deadline).await? {
             Inbound::ResponseBody(piece) => {
                 machine.push(&piece.bytes);
+                seat.hold(held_before.saturating_add(machine.kept_bytes()));
                 if let Some(ended_by) = ending(piece.end, machine.is_over(), machine.has_failed()) {
                     return Ok((machine, ended_by));
                 }
@@ -135,13 +141,16 @@ async fn response_body(
     router: &Router,
     envoy: &mut Envoy,
     limit: usize,
+    seat: &mut Seat,
     deadline: Instant,
 ) -> Result<(Bytes, EndedBy), Interrupt> {
     let mut collector = BodyCollector::new(limit);
+    let held_before = seat.bytes();
     loop {
         match router.next(envoy, deadline).await? {
             Inbound::ResponseBody(piece) => {
                 let whole = collector.push(piece).map_err(|error| unusable(&error))?;
+                seat.hold(held_before.saturating_add(collector.len()));
                 if whole {
                     return Ok((collector.finish(), EndedBy::Body));
                 }
@@ -218,8 +227,10 @@ async fn live(
     head: &ResponseHead,
     machine: ResponseStream,
     ancestors: Vec<ResponseId>,
+    mut seat: Seat,
     deadline: Instant,
 ) -> Result<Finished, ExchangeError> {
+    let held_before = seat.bytes();
     let first = match first_piece(router, &mut envoy, deadline).await {
         Ok(first) => first,
         Err(interrupt) => return router.leave(envoy, interrupt).await,
@@ -243,6 +254,7 @@ async fn live(
         let events = match router.next(&mut envoy, wake).await {
             Ok(Inbound::ResponseBody(piece)) => {
                 let events = stream.push(&piece.bytes);
+                seat.hold(held_before.saturating_add(stream.kept_bytes()));
                 ended_by = ending(piece.end, stream.is_over(), stream.has_failed());
                 events
             }

@@ -4,6 +4,7 @@
 //! that its status can still change; a stream's headers with the first of its body. Every way out is a last message to
 //! Envoy or an error.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Handler;
+use super::admission::{Admission, Seat};
 use super::answer;
 use super::body::{self, BodyCollector};
 use super::duplex::{Envoy, ExchangeError, Finished};
@@ -32,6 +34,9 @@ use crate::translate::{self, CreateRequest, Past, Plan, RequestError, Settings, 
 /// The request header by which Envoy's routes can choose a cluster.
 const SELECTED_MODEL: &str = "x-selected-model";
 
+/// How long a request's body may come slower than its pace.
+pub const BODY_GRACE: Duration = Duration::from_secs(10);
+
 /// Whose reasoning is sealed, as long as there are no tenants.
 const NO_TENANT: &str = "";
 
@@ -51,6 +56,8 @@ pub struct Router {
     pub keeping: Keeping,
     /// Where exchanges are reported.
     pub reporter: Arc<Reporter>,
+    /// How much there may be at once.
+    pub admission: Arc<Admission>,
     /// What else the operator decides.
     pub policy: Policy,
     /// Cancelled when the grace of a shutdown has run out: live exchanges end then.
@@ -72,12 +79,23 @@ pub struct Policy {
     pub chain: ChainLimits,
     /// How long a client may take over its body.
     pub request_body: Duration,
+    /// The bytes that must come of it each second on average, after [`BODY_GRACE`]; `None` is any number.
+    pub request_body_pace: Option<NonZeroU64>,
     /// How long an exchange may take in all.
     pub exchange: Duration,
     /// Silence after which a stream repeats in_progress.
     pub heartbeat: Option<Duration>,
     /// Whether an answer that the store refused is given all the same, marked as not stored.
     pub degrade_without_store: bool,
+}
+
+impl Policy {
+    /// How long after its beginning a body of which so many bytes have come may be without its next piece.
+    fn patience(&self, received: usize) -> Duration {
+        let Some(pace) = self.request_body_pace else { return self.request_body };
+        let due = BODY_GRACE + Duration::from_secs(received as u64 / pace);
+        due.min(self.request_body)
+    }
 }
 
 /// Why the walk leaves its path. Both are ends: an answer of our own, or an error towards Envoy.
@@ -135,15 +153,21 @@ impl Handler for Router {
         let began = Instant::now();
         let deadline = began + self.policy.exchange;
         match self.next(&mut envoy, deadline).await {
-            Ok(Inbound::RequestHeaders(_)) if !self.enabled => {
-                let error = WireError::new(404, "The Responses API is not enabled here.");
-                self.leave(envoy, error.into()).await
-            }
             Ok(Inbound::RequestHeaders(head)) => {
                 let route = self.routes.find(&head);
                 note_request(&envoy, &head, &route);
+                // Before anything is read or computed: what is refused here has to be the cheapest there is.
+                let seat = match self.admission.enter() {
+                    Ok(seat) => seat,
+                    Err(overloaded) => return self.leave(envoy, refusal::overloaded(overloaded).into()).await,
+                };
+                if !self.enabled {
+                    let error = WireError::new(404, "The Responses API is not enabled here.");
+                    return self.leave(envoy, error.into()).await;
+                }
                 if route == Route::Create {
-                    return self.create(envoy, &head, deadline).await;
+                    // On the heap: the others need a fraction of its memory.
+                    return Box::pin(self.create(envoy, &head, seat, deadline)).await;
                 }
                 let answer = local::answer(&self.keeping, envoy.account(), self.settings.api, route).await;
                 Ok(answer.finish(envoy).await)
@@ -157,15 +181,21 @@ impl Handler for Router {
 }
 
 impl Router {
-    async fn create(&self, mut envoy: Envoy, head: &RequestHead, deadline: Instant) -> Result<Finished, ExchangeError> {
-        let (body, ended_by) = match self.request_body(&mut envoy, head).await {
+    async fn create(
+        &self,
+        mut envoy: Envoy,
+        head: &RequestHead,
+        mut seat: Seat,
+        deadline: Instant,
+    ) -> Result<Finished, ExchangeError> {
+        let (body, ended_by) = match self.request_body(&mut envoy, head, &mut seat).await {
             Ok(Upload::Whole(body, ended_by)) => (body, ended_by),
             Ok(Upload::AnsweredByEnvoy(head)) => {
                 return answer::upstream_error(self, envoy, &head, None, deadline).await;
             }
             Err(interrupt) => return self.leave(envoy, interrupt).await,
         };
-        let Admitted { chat, plan, ancestors } = match self.admit(head, body, envoy.account()).await {
+        let Admitted { chat, plan, ancestors } = match self.admit(head, body, &mut seat, envoy.account()).await {
             Ok(admitted) => admitted,
             Err(error) => {
                 tracing::debug!(status = error.status, code = error.code, "refused");
@@ -179,6 +209,8 @@ impl Router {
         if ended_by == EndedBy::Trailers {
             envoy.send(Reply::request_trailers()).await;
         }
+        // From here on it holds what is stored at its end, and what it gathers of the answer.
+        seat.hold(plan.kept_bytes());
 
         let head = loop {
             match self.next(&mut envoy, deadline).await {
@@ -189,14 +221,21 @@ impl Router {
                 Err(interrupt) => return self.leave(envoy, interrupt).await,
             }
         };
-        answer::answer(self, envoy, &head, plan, ancestors, deadline).await
+        answer::answer(self, envoy, &head, plan, ancestors, seat, deadline).await
     }
 
     /// Reads the body's meaning, loads the history, and translates. The upstream has seen nothing yet.
-    async fn admit(&self, head: &RequestHead, body: Bytes, account: &Account) -> Result<Admitted, WireError> {
-        let body =
-            body::decode(&head.headers, body, self.policy.max_request_bytes).map_err(|error| refusal::body(&error))?;
-        let create = CreateRequest::parse(&body).map_err(|error| refuse(&error))?;
+    async fn admit(
+        &self,
+        head: &RequestHead,
+        body: Bytes,
+        seat: &mut Seat,
+        account: &Account,
+    ) -> Result<Admitted, WireError> {
+        let body = body::decode(&head.headers, body, self.policy.max_request_bytes);
+        let body = body.map_err(|error| refusal::body(&error))?;
+        seat.claim(body.len()).map_err(refusal::overloaded)?;
+        let create = CreateRequest::parse(&body, &self.settings.request).map_err(|error| refuse(&error))?;
         drop(body);
         account.note(|facts| {
             facts.stream = create.stream;
@@ -226,16 +265,18 @@ impl Router {
         Ok(Admitted { chat: translated.chat, plan: translated.plan, ancestors })
     }
 
-    async fn request_body(&self, envoy: &mut Envoy, head: &RequestHead) -> Result<Upload, Interrupt> {
+    async fn request_body(&self, envoy: &mut Envoy, head: &RequestHead, seat: &mut Seat) -> Result<Upload, Interrupt> {
         let mut collector = BodyCollector::announced(&head.headers, self.policy.max_request_bytes)
             .map_err(|error| refusal::body(&error))?;
         if head.end_of_stream {
             return Ok(Upload::Whole(Bytes::new(), EndedBy::Body));
         }
-        let deadline = Instant::now() + self.policy.request_body;
+        let began = Instant::now();
         loop {
-            match self.next(envoy, deadline).await {
+            match self.next(envoy, began + self.policy.patience(collector.len())).await {
                 Ok(Inbound::RequestBody(piece)) => {
+                    let received = collector.len().saturating_add(piece.bytes.len());
+                    seat.claim(received).map_err(refusal::overloaded)?;
                     if collector.push(piece).map_err(|error| refusal::body(&error))? {
                         return Ok(Upload::Whole(collector.finish(), EndedBy::Body));
                     }

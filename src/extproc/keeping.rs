@@ -174,6 +174,12 @@ impl LiveStream {
         self.machine.as_mut().map(ResponseStream::heartbeat).unwrap_or_default()
     }
 
+    /// See [`ResponseStream::kept_bytes`].
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.machine.as_ref().map_or(0, ResponseStream::kept_bytes)
+    }
+
     /// See [`ResponseStream::is_over`].
     #[must_use]
     pub fn is_over(&self) -> bool {

@@ -3,6 +3,7 @@
 //! `exchange` and what it uses of this module speak HTTP ([`message`], [`headers`], [`route`], [`body`]) and never see
 //! protobuf; [`duplex`] makes sure that no exchange ends by mistake as if all were well.
 
+pub mod admission;
 mod answer;
 pub mod body;
 pub mod duplex;
@@ -16,16 +17,25 @@ pub mod random_ids;
 pub mod refusal;
 pub mod route;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::codegen::http;
+use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::telemetry::Account;
 use duplex::{Envoy, ExchangeError, Finished, Replies};
 use pb::ProcessingRequest;
-pub(crate) use pb::external_processor_server::ExternalProcessorServer;
+use pb::external_processor_server::ExternalProcessorServer;
+
+/// The largest message accepted from Envoy. In FULL_DUPLEX_STREAMED it cuts bodies into pieces of about 1 MiB, so this
+/// is far away; tonic's own 4 MiB would do.
+const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// What is done with an exchange.
 pub trait Handler: Send + Sync + 'static {
@@ -38,17 +48,24 @@ pub trait Handler: Send + Sync + 'static {
     fn exchange(self: Arc<Self>, envoy: Envoy) -> impl Future<Output = Result<Finished, ExchangeError>> + Send;
 }
 
-/// Envoy's `ExternalProcessor` service: every call of `Process` is one exchange.
-pub(crate) struct ExternalProcessorService<H> {
+/// Envoy's service as requests and responses of HTTP/2, whatever carries them: every call of `Process` is one exchange,
+/// which runs with `handler` and counts in `live`.
+pub fn service<H: Handler>(
     handler: Arc<H>,
     live: TaskTracker,
+) -> impl Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send>
++ NamedService
++ Clone
++ Send
++ Sync {
+    ExternalProcessorServer::new(ExternalProcessorService { handler, live })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
 }
 
-impl<H: Handler> ExternalProcessorService<H> {
-    /// A service that runs its exchanges with `handler` and counts the live ones in `live`.
-    pub(crate) fn new(handler: Arc<H>, live: TaskTracker) -> Self {
-        Self { handler, live }
-    }
+/// Envoy's `ExternalProcessor` service.
+struct ExternalProcessorService<H> {
+    handler: Arc<H>,
+    live: TaskTracker,
 }
 
 #[async_trait::async_trait]

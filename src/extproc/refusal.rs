@@ -1,6 +1,7 @@
 //! The one place that turns the modules' typed errors into wire errors: status, type, code, param and text
 //! (CONTRACT §8). No text names a host, a key, a file or a payload; the cause goes to the log.
 
+use super::admission::Overloaded;
 use super::body::BodyError;
 use crate::id::ResponseId;
 use crate::openai::error::WireError;
@@ -12,6 +13,9 @@ use crate::translate::RequestError;
 /// When a client should come back after the store was away, in seconds.
 const STORE_RETRY_SECONDS: u32 = 1;
 
+/// When a client should come back that found no room, in seconds.
+const OVERLOADED_RETRY_SECONDS: u32 = 1;
+
 /// The longest id that a message repeats, in characters.
 const MAX_ID_CHARS: usize = 100;
 
@@ -21,6 +25,20 @@ pub fn request(error: &RequestError) -> WireError {
     match error {
         RequestError::NotAnObject(reason) => {
             WireError::bad_request(format!("The request body must be a JSON object: {reason}."))
+        }
+        RequestError::TooDeep { limit } => {
+            WireError::bad_request(format!("The request body is nested deeper than {limit} levels."))
+                .code("json_too_deep")
+        }
+        RequestError::TooManyValues { limit } => {
+            WireError::bad_request(format!("The request body has more than {limit} JSON values."))
+                .code("json_too_many_values")
+        }
+        // The reference's words and code for a list that is too long.
+        RequestError::TooMany { param, limit, of } => {
+            WireError::bad_request(format!("Invalid '{param}': expected at most {limit} {of}."))
+                .param(param)
+                .code("array_above_max_length")
         }
         RequestError::InvalidType(invalid) => {
             WireError::bad_request(format!("Invalid type for '{}': {}.", invalid.param, invalid.reason))
@@ -140,6 +158,15 @@ pub fn body(error: &BodyError) -> WireError {
         }
         BodyError::Corrupt { coding, .. } => WireError::bad_request(format!("The request body is not valid {coding}.")),
     }
+}
+
+/// There is too much to do already; the same request is likely to get in a moment later.
+#[must_use]
+pub fn overloaded(overloaded: Overloaded) -> WireError {
+    tracing::debug!(%overloaded, "refused");
+    WireError::new(503, "The service is overloaded; try again later.")
+        .code("overloaded")
+        .retry_after(OVERLOADED_RETRY_SECONDS)
 }
 
 /// The client took too long over its request body.

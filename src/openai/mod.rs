@@ -6,6 +6,7 @@ pub mod error;
 pub mod event;
 pub mod input_items;
 pub mod item;
+pub mod json_bounds;
 pub mod raw;
 pub mod responses;
 pub mod tool_call;

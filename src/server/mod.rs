@@ -18,11 +18,7 @@ use tonic_health::ServingStatus;
 pub use self::listener::{BindError, Listener};
 
 use self::listener::Socket;
-use crate::extproc::{ExternalProcessorServer, ExternalProcessorService, Handler};
-
-/// The largest message accepted from Envoy. In FULL_DUPLEX_STREAMED it cuts bodies into pieces of about 1 MiB, so this
-/// is far away; tonic's own 4 MiB would do.
-const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+use crate::extproc::{self, Handler};
 
 /// How many streams may be reset before they were accepted, per connection. More would be taken for the "rapid reset"
 /// attack and end the connection with all its live streams; h2's 20 is for strangers, and Envoy resets a stream for
@@ -95,8 +91,7 @@ pub async fn serve<H: Handler>(
         }
         tokio::time::sleep(stop.delay).await;
     };
-    let service = ExternalProcessorServer::new(ExternalProcessorService::new(handler, stop.live.clone()))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let service = extproc::service(handler, stop.live.clone());
     // max_concurrent_streams stays unset: every live answer is a stream, and a limit of 10 made a cold Envoy fail 30 of
     // 40 requests, because it learns of the limit too late.
     let router = Server::builder()

@@ -242,7 +242,8 @@ impl UpstreamError {
 }
 
 /// The codes of our own errors. What an upstream calls its errors is its own and no closed set.
-const CODES: [&str; 19] = [
+const CODES: [&str; 23] = [
+    "array_above_max_length",
     "bad_upstream_response",
     "chain_invalid",
     "chain_too_large",
@@ -251,7 +252,10 @@ const CODES: [&str; 19] = [
     "insufficient_quota",
     "invalid_type",
     "invalid_value",
+    "json_too_deep",
+    "json_too_many_values",
     "missing_required_parameter",
+    "overloaded",
     "previous_response_not_found",
     "rate_limit_exceeded",
     "request_too_large",

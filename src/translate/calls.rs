@@ -26,6 +26,8 @@ pub(super) struct Call {
     name: String,
     /// JSON text so far; empty for good once the call is `freeform`.
     arguments: String,
+    /// All that has come of them.
+    argument_bytes: usize,
     scan: ObjectScan,
     /// Known when the call is opened.
     opened: Option<Opened>,
@@ -50,6 +52,11 @@ impl Call {
 
     pub(super) fn is_opened(&self) -> bool {
         self.opened.is_some()
+    }
+
+    /// The length in bytes of the arguments so far, as they came.
+    pub(super) fn argument_bytes(&self) -> usize {
+        self.argument_bytes
     }
 
     /// Whether the arguments are one whole JSON object: nothing but white space can follow.
@@ -164,6 +171,7 @@ impl Calls {
                 Some(freeform) => freeform.push(arguments),
                 None => call.arguments.push_str(arguments),
             }
+            call.argument_bytes += arguments.len();
             call.scan.push(arguments);
             call.in_this_chunk = true;
         }

@@ -9,12 +9,11 @@ use serde_json::value::RawValue;
 
 use super::error::RequestError;
 use super::lossy::{Lossy, skip_unknown};
+use super::settings::RequestBounds;
 use crate::id::ResponseId;
 use crate::openai::item::{self, Item};
+use crate::openai::json_bounds::Excess;
 use crate::openai::raw::{InvalidMember, RawObject, read_raw};
-
-/// Metadata bounds of the reference (CONTRACT §9): pairs, key characters, value characters.
-const METADATA_BOUNDS: (usize, usize, usize) = (16, 64, 512);
 
 /// The most alternatives per token that the reference allows.
 const MAX_TOP_LOGPROBS: u32 = 20;
@@ -145,11 +144,15 @@ fn classify(key: &str) -> Member {
 }
 
 impl CreateRequest {
-    /// Reads a request body.
+    /// Reads a request body within these bounds.
     ///
     /// # Errors
     /// [`RequestError`] naming the member at fault; the first one found.
-    pub fn parse(body: &[u8]) -> Result<Self, RequestError> {
+    pub fn parse(body: &[u8], bounds: &RequestBounds) -> Result<Self, RequestError> {
+        bounds.json.check(body).map_err(|excess| match excess {
+            Excess::Depth => RequestError::TooDeep { limit: bounds.json.max_depth },
+            Excess::Values => RequestError::TooManyValues { limit: bounds.json.max_values },
+        })?;
         let members: RawObject = serde_json::from_slice(body).map_err(not_an_object)?;
         refuse_what_is_not_offered(&members)?;
 
@@ -184,7 +187,7 @@ impl CreateRequest {
         let include = include(&members, &mut lossy)?;
         Ok(Self {
             model: members.read::<String>("model")?.filter(|model| !model.is_empty()),
-            input: input_items(&members)?,
+            input: input_items(&members, bounds.max_input_items)?,
             instructions: members.read("instructions")?,
             previous_response_id: previous_response_id(&members)?,
             store: members.read("store")?.unwrap_or(true),
@@ -199,7 +202,7 @@ impl CreateRequest {
             top_logprobs,
             include_logprobs: include.logprobs,
             include_encrypted_reasoning: include.encrypted_reasoning,
-            metadata: metadata(&members)?,
+            metadata: metadata(&members, bounds)?,
             truncation,
             service_tier: members.read("service_tier")?,
             user: members.read("user")?,
@@ -260,7 +263,7 @@ fn previous_response_id(members: &RawObject) -> Result<Option<ResponseId>, Reque
         .transpose()
 }
 
-fn input_items(members: &RawObject) -> Result<Vec<InputItem>, RequestError> {
+fn input_items(members: &RawObject, limit: usize) -> Result<Vec<InputItem>, RequestError> {
     let Some(input) = members.raw("input") else {
         return Err(RequestError::Missing { param: "input".to_owned() });
     };
@@ -271,6 +274,9 @@ fn input_items(members: &RawObject) -> Result<Vec<InputItem>, RequestError> {
     } else {
         let items: Vec<Box<RawValue>> =
             read_raw("input", input).map_err(|_| wrong_type("input", "must be a string or a list of items"))?;
+        if items.len() > limit {
+            return Err(RequestError::TooMany { param: "input".to_owned(), limit, of: "items" });
+        }
         let object = |(index, raw): (usize, Box<RawValue>)| read_raw(&format!("input[{index}]"), &raw);
         items.into_iter().enumerate().map(object).collect::<Result<Vec<RawObject>, _>>()?
     };
@@ -344,9 +350,10 @@ fn include(members: &RawObject, lossy: &mut Lossy) -> Result<Include, RequestErr
     Ok(include)
 }
 
-fn metadata(members: &RawObject) -> Result<RawObject, RequestError> {
+fn metadata(members: &RawObject, bounds: &RequestBounds) -> Result<RawObject, RequestError> {
     let Some(metadata) = members.read::<RawObject>("metadata")? else { return Ok(RawObject::default()) };
-    let (pairs, key_chars, value_chars) = METADATA_BOUNDS;
+    let RequestBounds { max_metadata_pairs: pairs, max_metadata_key_chars: key_chars, .. } = *bounds;
+    let value_chars = bounds.max_metadata_value_chars;
     if metadata.iter().count() > pairs {
         return Err(invalid("metadata", format!("must have at most {pairs} pairs")));
     }

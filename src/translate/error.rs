@@ -11,6 +11,28 @@ pub enum RequestError {
     /// The body is not JSON, or not an object.
     #[error("the request body is not a JSON object: {0}")]
     NotAnObject(String),
+    /// Objects and lists within each other, more than are accepted.
+    #[error("the request body is nested deeper than {limit} levels")]
+    TooDeep {
+        /// The bound.
+        limit: usize,
+    },
+    /// More values than are accepted, at all depths together.
+    #[error("the request body has more than {limit} values")]
+    TooManyValues {
+        /// The bound.
+        limit: usize,
+    },
+    /// A list or an object has more members than are accepted.
+    #[error("{param} has more than {limit}")]
+    TooMany {
+        /// Its path in the request.
+        param: String,
+        /// The bound.
+        limit: usize,
+        /// What there may be so many of.
+        of: &'static str,
+    },
     /// A member has a wrong type.
     #[error(transparent)]
     InvalidType(#[from] InvalidMember),

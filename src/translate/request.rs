@@ -68,6 +68,15 @@ impl Plan {
         &self.echo.model
     }
 
+    /// About how many bytes of memory it holds: the input, and what of the request the response repeats.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        let input = self.input.iter().map(|item| item.get().len());
+        let tools = self.echo.tools.iter().flat_map(RawObject::iter).map(|(key, value)| key.len() + value.get().len());
+        let instructions = self.echo.instructions.as_ref().map_or(0, String::len);
+        input.chain(tools).sum::<usize>() + instructions
+    }
+
     /// Adds to the message of a context overflow what the client cannot know that asked for truncation: nothing was
     /// dropped, because an exchange with Envoy is one upstream request, and a second, shorter one cannot be sent.
     pub fn explain_overflow(&self, message: &mut String) {
@@ -146,7 +155,7 @@ pub fn request(
     let model = create.model.take().or_else(|| settings.default_model.clone());
     let model = model.ok_or_else(|| RequestError::Missing { param: "model".to_owned() })?;
     let dialect = settings.for_model(&model);
-    let mut tool_set = tools::translate(&create, settings.unsupported_tools, &mut lossy)?;
+    let mut tool_set = tools::translate(&create, settings, &mut lossy)?;
     upstream_forms::restrict_tools(&mut tool_set, dialect, &mut lossy);
     let format = upstream_forms::answer_format(&create.text, &tool_set, dialect, &mut lossy)?;
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::upstream_dialect::{ModelDialect, UpstreamDialect};
 use crate::openai::dialect::ApiDialect;
+use crate::openai::json_bounds::JsonBounds;
 
 /// All that the translation may ask of the config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +33,43 @@ pub struct Settings {
     pub max_answer_bytes: usize,
     /// The most bytes of one SSE frame of the upstream. Default: 8 MiB.
     pub max_sse_frame_bytes: usize,
+    /// The most chunks of an upstream's stream. Default: 1,000,000.
+    pub max_stream_events: usize,
+    /// The most bytes of one tool call's arguments. Default: 8 MiB.
+    pub max_argument_bytes: usize,
+    /// What bounds a request beside its bytes.
+    pub request: RequestBounds,
+}
+
+/// What bounds a request beside its bytes: how it is built, and how many there may be of what costs more than its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestBounds {
+    /// Depth and number of values of the whole body. Default: 128 deep, 500,000 values.
+    pub json: JsonBounds,
+    /// The most items of `input`. Default: 16384.
+    pub max_input_items: usize,
+    /// The most tools, those within namespaces and within input items included. Default: 1024.
+    pub max_tools: usize,
+    /// The most pairs of `metadata`. Default, the reference's: 16.
+    pub max_metadata_pairs: usize,
+    /// The most characters of a key of `metadata`. Default, the reference's: 64.
+    pub max_metadata_key_chars: usize,
+    /// The most characters of a value of `metadata`. Default, the reference's: 512.
+    pub max_metadata_value_chars: usize,
+}
+
+impl Default for RequestBounds {
+    fn default() -> Self {
+        RequestBounds {
+            // As deep as serde_json follows what it takes apart wholly.
+            json: JsonBounds { max_depth: 128, max_values: 500_000 },
+            max_input_items: 16_384,
+            max_tools: 1024,
+            max_metadata_pairs: 16,
+            max_metadata_key_chars: 64,
+            max_metadata_value_chars: 512,
+        }
+    }
 }
 
 impl Default for Settings {
@@ -45,6 +83,9 @@ impl Default for Settings {
             unsupported_tools: UnsupportedTools::default(),
             max_answer_bytes: 64 * 1024 * 1024,
             max_sse_frame_bytes: 8 * 1024 * 1024,
+            max_stream_events: 1_000_000,
+            max_argument_bytes: 8 * 1024 * 1024,
+            request: RequestBounds::default(),
         }
     }
 }

@@ -13,7 +13,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::create::CreateRequest;
 use super::error::RequestError;
 use super::lossy::{Lossy, skip_unknown};
-use super::settings::UnsupportedTools;
+use super::settings::{Settings, UnsupportedTools};
 use super::tool_choice;
 use super::tool_names::{Tool, ToolKey, ToolNames};
 use crate::openai::chat::{ChatTool, ChatToolChoice, FunctionDefinition};
@@ -61,10 +61,18 @@ pub(super) struct Offer {
 /// [`RequestError`] naming the tool member at fault, or `tool_choice` when it names what is not there.
 pub(super) fn translate(
     create: &CreateRequest,
-    unsupported: UnsupportedTools,
+    settings: &Settings,
     lossy: &mut Lossy,
 ) -> Result<ToolSet, RequestError> {
-    let mut offers = Offers { unsupported, offers: Vec::new(), places: HashMap::new(), namespaces: HashMap::new() };
+    let limit = settings.request.max_tools;
+    let mut offers = Offers {
+        unsupported: settings.unsupported_tools,
+        limit,
+        left: limit,
+        offers: Vec::new(),
+        places: HashMap::new(),
+        namespaces: HashMap::new(),
+    };
     offers.add_all(&create.tools, "tools", false, lossy)?;
     for (index, input) in create.input.iter().enumerate() {
         let found = match &input.item {
@@ -90,6 +98,9 @@ pub(super) fn translate(
 /// Tools in the order in which they came, each once.
 struct Offers {
     unsupported: UnsupportedTools,
+    /// How many tools there may be, and how many more may come.
+    limit: usize,
+    left: usize,
     offers: Vec<Offer>,
     places: HashMap<ToolKey, usize>,
     /// Descriptions.
@@ -104,6 +115,7 @@ impl Offers {
         found: bool,
         lossy: &mut Lossy,
     ) -> Result<(), RequestError> {
+        self.count(tools, place)?;
         for (index, tool) in tools.iter().enumerate() {
             let place = format!("{place}[{index}]");
             match required(tool, &place, "type")?.as_str() {
@@ -118,6 +130,7 @@ impl Offers {
                     }
                     let tools: Vec<RawObject> = member(tool, &place, "tools")?
                         .ok_or_else(|| RequestError::Missing { param: format!("{place}.tools") })?;
+                    self.count(&tools, &place)?;
                     for (index, tool) in tools.iter().enumerate() {
                         let place = format!("{place}.tools[{index}]");
                         let kind = required(tool, &place, "type")?;
@@ -127,6 +140,14 @@ impl Offers {
                 kind => self.add(tool, kind, None, &place, found, lossy)?,
             }
         }
+        Ok(())
+    }
+
+    /// Counts tools before each of them costs its share.
+    fn count(&mut self, tools: &[RawObject], place: &str) -> Result<(), RequestError> {
+        let limit = self.limit;
+        let left = self.left.checked_sub(tools.len());
+        self.left = left.ok_or_else(|| RequestError::TooMany { param: place.to_owned(), limit, of: "tools" })?;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
-use responses_router::config::{Config, History, Upstream};
+use responses_router::config::{Config, History, Limits, Upstream};
 use responses_router::openai::dialect::DialectName;
 use responses_router::translate::Settings;
 use responses_router::translate::settings::UnsupportedTools;
@@ -17,8 +17,8 @@ pub(crate) struct SettingsSpec {
     history: History,
     api_dialect: DialectName,
     unsupported_tools: UnsupportedTools,
-    max_answer_bytes: Option<usize>,
-    max_sse_frame_bytes: Option<usize>,
+    /// The config's `limits` block.
+    limits: Limits,
     /// The keys of the config's `upstream` block.
     #[serde(flatten)]
     upstream: Map<String, Value>,
@@ -31,9 +31,7 @@ impl SettingsSpec {
         config.response_api.dialect = self.api_dialect;
         config.upstream = Upstream::deserialize(Value::Object(self.upstream)).unwrap();
         config.response_api.unsupported_tools = self.unsupported_tools;
-        let limits = &mut config.limits;
-        limits.max_answer_bytes = self.max_answer_bytes.unwrap_or(limits.max_answer_bytes);
-        limits.max_sse_frame_bytes = self.max_sse_frame_bytes.unwrap_or(limits.max_sse_frame_bytes);
+        config.limits = self.limits;
         config.translation()
     }
 }

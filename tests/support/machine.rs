@@ -19,7 +19,7 @@ pub(crate) const STREAM_REQUEST: &str = r#"{"model":"m","input":"hi","stream":tr
 
 /// The plan of a request without history; the response's id is always the first of the counter.
 pub(crate) fn plan(body: &[u8], settings: &Settings) -> Result<Plan, RequestError> {
-    let create = CreateRequest::parse(body)?;
+    let create = CreateRequest::parse(body, &settings.request)?;
     Ok(request(create, Past::default(), settings, None, CountingIds::default().response_id(), CREATED_AT)?.plan)
 }
 
@@ -39,7 +39,7 @@ impl Seal for Backwards {
 
 /// The plan of a request without history, where reasoning can be sealed.
 pub(crate) fn sealing_plan(body: &str, settings: &Settings) -> Plan {
-    let create = CreateRequest::parse(body.as_bytes()).unwrap();
+    let create = CreateRequest::parse(body.as_bytes(), &settings.request).unwrap();
     let (seal, id) = (Arc::new(Backwards), CountingIds::default().response_id());
     request(create, Past::default(), settings, Some(seal), id, CREATED_AT).unwrap().plan
 }

@@ -126,6 +126,26 @@ fn value_out_of_bounds_names_its_line_and_column() {
         ),
         ("upstream: {chat_path: v1}", "c.yaml:1:23: upstream.chat_path: must begin with `/`"),
         ("limits: {max_chain_depth: 0}", "c.yaml:1:27: limits.max_chain_depth: must be at least 1"),
+        ("limits: {max_json_depth: 0}", "c.yaml:1:26: limits.max_json_depth: must be at least 1"),
+        ("limits: {max_json_depth: 129}", "c.yaml:1:26: limits.max_json_depth: must be at most 128"),
+        ("limits: {max_json_values: 0}", "c.yaml:1:27: limits.max_json_values: must be at least 1"),
+        ("limits: {max_input_items: 0}", "c.yaml:1:27: limits.max_input_items: must be at least 1"),
+        ("limits: {max_tools: 0}", "c.yaml:1:21: limits.max_tools: must be at least 1"),
+        ("limits: {max_metadata_pairs: 0}", "c.yaml:1:30: limits.max_metadata_pairs: must be at least 1"),
+        ("limits: {max_metadata_key_chars: 0}", "c.yaml:1:34: limits.max_metadata_key_chars: must be at least 1"),
+        ("limits: {max_metadata_value_chars: 0}", "c.yaml:1:36: limits.max_metadata_value_chars: must be at least 1"),
+        ("limits: {max_stream_events: 0}", "c.yaml:1:29: limits.max_stream_events: must be at least 1"),
+        ("limits: {max_argument_bytes: -1}", "c.yaml:1:30: limits.max_argument_bytes: must be at least 1"),
+        ("limits: {max_live_exchanges: 0}", "c.yaml:1:30: limits.max_live_exchanges: must be at least 1"),
+        (
+            "limits: {max_request_bytes: 2, max_buffered_bytes: 1}",
+            "c.yaml:1:52: limits.max_buffered_bytes: must be at least `max_request_bytes`, or the largest requests never \
+             get in",
+        ),
+        (
+            "limits: {request_body_bytes_per_second: -1}",
+            "c.yaml:1:41: limits.request_body_bytes_per_second: must be at least 0",
+        ),
         ("limits: {exchange_seconds: 0}", "c.yaml:1:28: limits.exchange_seconds: must be at least 1"),
         ("telemetry: {log_level: verbose}", "c.yaml:1:24: telemetry.log_level: must be off, error, warn"),
     ]);

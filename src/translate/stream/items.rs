@@ -1,6 +1,6 @@
 //! The open item: how each kind is opened, grows by deltas and is closed, each step with its events.
 
-use super::{Open, ResponseStream};
+use super::{ITEM_OVERHEAD_BYTES, Open, ResponseStream};
 use crate::id::ItemPrefix;
 use crate::openai::chat::TokenLogprob;
 use crate::openai::event::Event;
@@ -83,6 +83,7 @@ impl ResponseStream {
             self.open = Open::Message { id, parts: Vec::new() };
         }
         let Open::Message { id, parts } = &mut self.open else { return };
+        let another = !parts.is_empty();
         if let Some(last) = parts.last() {
             if std::mem::discriminant(last) == std::mem::discriminant(empty) {
                 return;
@@ -98,6 +99,9 @@ impl ResponseStream {
             part: empty,
         });
         parts.push(empty.clone());
+        if another {
+            self.fits(ITEM_OVERHEAD_BYTES);
+        }
     }
 
     pub(super) fn open_call(&mut self, position: usize) {
@@ -144,5 +148,7 @@ impl ResponseStream {
         };
         emitter.emit(|sequence_number| Event::ItemDone { sequence_number, output_index, item: &item });
         self.output.push(item);
+        // Items of a byte each would cost hundreds of times what came.
+        self.fits(ITEM_OVERHEAD_BYTES);
     }
 }

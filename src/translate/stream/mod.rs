@@ -35,6 +35,9 @@ use crate::openai::event::Event;
 use crate::openai::responses::{ContentPart, OutputItem, ResponseError, Status, Usage};
 use crate::sse::Decoder;
 
+/// What an output item costs in memory beside its content, its JSON included; a content part costs as much.
+const ITEM_OVERHEAD_BYTES: usize = 512;
+
 /// The most calls of one answer. Finding the call of a delta is a walk over all of them, and no agent makes so many.
 const MAX_CALLS: usize = 1024;
 
@@ -67,8 +70,18 @@ pub struct ResponseStream {
     failure: Option<ResponseError>,
     /// The upstream said `[DONE]`.
     done: bool,
+    /// Chunks of the upstream's stream.
+    chunks: usize,
     answer_bytes: usize,
+    bounds: Bounds,
+}
+
+/// What bounds an answer, see [`Settings`].
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
     max_answer_bytes: usize,
+    max_stream_events: usize,
+    max_argument_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -117,8 +130,13 @@ impl ResponseStream {
             finish_reason: None,
             failure: None,
             done: false,
+            chunks: 0,
             answer_bytes: 0,
-            max_answer_bytes: settings.max_answer_bytes,
+            bounds: Bounds {
+                max_answer_bytes: settings.max_answer_bytes,
+                max_stream_events: settings.max_stream_events,
+                max_argument_bytes: settings.max_argument_bytes,
+            },
         };
         let response = stream.plan.response(in_progress());
         stream.emitter.emit(|sequence_number| Event::Created { sequence_number, response: &response });
@@ -203,6 +221,12 @@ impl ResponseStream {
         self.failure.is_some()
     }
 
+    /// About how many bytes of memory the answer holds so far.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        self.answer_bytes
+    }
+
     /// Ends the answer as failed. The first failure counts.
     pub fn fail(&mut self, error: ResponseError) {
         self.failure.get_or_insert(error);
@@ -211,7 +235,7 @@ impl ResponseStream {
     /// Counts what must be kept of the answer; false once it is too much.
     fn fits(&mut self, bytes: usize) -> bool {
         self.answer_bytes = self.answer_bytes.saturating_add(bytes);
-        let fits = self.answer_bytes <= self.max_answer_bytes;
+        let fits = self.answer_bytes <= self.bounds.max_answer_bytes;
         if !fits {
             self.fail(upstream_failure("The upstream's answer is larger than this service accepts."));
         }

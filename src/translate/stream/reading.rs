@@ -28,6 +28,10 @@ impl ResponseStream {
             self.done = true;
             return;
         }
+        self.chunks += 1;
+        if self.chunks > self.bounds.max_stream_events {
+            return self.fail(upstream_failure("The upstream's stream has more events than this service accepts."));
+        }
         let answer: ChatAnswer<'_> = match serde_json::from_slice(data) {
             Ok(answer) => answer,
             Err(_) if event == b"error" => return self.fail_as_reported(&UpstreamError::parse(data)),
@@ -127,6 +131,9 @@ impl ResponseStream {
         }
         if self.calls.len() > MAX_CALLS {
             return self.fail(upstream_failure("The upstream made more tool calls than this service accepts."));
+        }
+        if self.calls.get(position).is_some_and(|call| call.argument_bytes() > self.bounds.max_argument_bytes) {
+            return self.fail(upstream_failure("The upstream's tool call is larger than this service accepts."));
         }
         let opened = self.calls.get(position).is_some_and(Call::is_opened);
         match &self.open {
