@@ -22,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
     let [size, choices, upstream @ ..] = input else { return };
     let settings = Settings { max_answer_bytes: 4096, max_sse_frame_bytes: 4096, ..Settings::default() };
     let body = if choices & 4 == 0 { PLAIN } else { SUMMARY };
-    let create = CreateRequest::parse(body).expect("a good request");
+    let create = CreateRequest::parse(body, &settings.request).expect("a good request");
     let translated =
         request(create, Past::default(), &settings, None, ResponseId::from_bits(1), 1).expect("a good request");
     let mut stream = ResponseStream::new(translated.plan, AnswerForm::Events, &settings);
