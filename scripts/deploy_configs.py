@@ -82,7 +82,9 @@ STATUS_CLUSTER = """\
 
 _WITH_PIECES = ("deploy/kubernetes/envoy-gateway/patch.yaml", "deploy/kubernetes/istio/responses.yaml")
 
-_ISTIO_CLUSTER = "outbound|50051||responses-router.responses-router.svc.cluster.local"
+_ISTIO_HOST = "responses-router.responses-router.svc.cluster.local"
+# Envoy takes the cluster's name for :authority unless it is told another; this one is none that a server would accept.
+_ISTIO_CLUSTER = f'cluster_name: "outbound|50051||{_ISTIO_HOST}", authority: "{_ISTIO_HOST}"'
 
 _COPIED = re.compile(r"(?P<begin>^(?P<indent> *)# copied: (?P<name>\w+)\n).*?(?P<end>^ *# end$)", re.MULTILINE | re.DOTALL)
 
@@ -96,7 +98,7 @@ def pieces() -> dict[str, str]:
         raise ValueError("the stanza has not one filter with the router's cluster")
     return {
         "local_reply_config": textwrap.dedent(sections["local_reply_config"]).strip("\n"),
-        "istio_filter": textwrap.dedent(filters.replace(cluster, f'cluster_name: "{_ISTIO_CLUSTER}"')).strip("\n"),
+        "istio_filter": textwrap.dedent(filters.replace(cluster, _ISTIO_CLUSTER)).strip("\n"),
     }
 
 

@@ -110,13 +110,18 @@ class Stack:
 
     def kill_and_start(self, name: str) -> None:
         """Kills a part without warning and starts it again."""
-        part, process = next(running for running in self._running if running[0].name == name)
         say(f"killing {name} (kill -9) and starting it again ...")
-        self._running.remove((part, process))
+        part, process = self.take(name)
         process.kill()
         process.wait()
         self.start(part)
         self.wait(part)
+
+    def take(self, name: str) -> tuple[Part, subprocess.Popen[bytes]]:
+        """Hands over a running part; the caller ends it."""
+        taken = next(running for running in self._running if running[0].name == name)
+        self._running.remove(taken)
+        return taken
 
     def wait(self, part: Part) -> None:
         deadline = time.monotonic() + START_SECONDS

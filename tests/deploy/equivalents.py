@@ -60,7 +60,8 @@ def envoy_gateway(*, patched: bool) -> Object:
     found = {(doc["kind"], doc["metadata"]["name"]): doc["spec"] for doc in documents(KUBERNETES / "envoy-gateway/responses.yaml")}
     (ext_proc,) = found["EnvoyExtensionPolicy", "responses"]["extProc"]
     (reference,) = ext_proc["backendRefs"]
-    cluster, mode = f"{reference['name']}/{reference['port']}", ext_proc["processingMode"]
+    cluster, mode = "envoyextensionpolicy/responses-router/responses/extproc/0", ext_proc["processingMode"]
+    grpc = {"cluster_name": cluster, "authority": f"{reference['name']}.responses-router:{reference['port']}"}
     name = "envoy.filters.http.ext_proc/envoyextensionpolicy/responses-router/responses/extproc/0"
     http["http_filters"].insert(
         -1,
@@ -69,7 +70,7 @@ def envoy_gateway(*, patched: bool) -> Object:
             "disabled": True,
             "typed_config": {
                 "@type": _EXT_PROC,
-                "grpc_service": {"envoy_grpc": {"cluster_name": cluster}, "timeout": _GRPC_TIMEOUT},
+                "grpc_service": {"envoy_grpc": grpc, "timeout": _GRPC_TIMEOUT},
                 "failure_mode_allow": ext_proc["failOpen"],
                 "processing_mode": {
                     "request_header_mode": "SEND",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from sources import DEPLOY, ROOT, TARGET, run
 DOCKERFILE = DEPLOY / "docker/Dockerfile"
 _CONTEXT = TARGET / "deploy/context"
 _ROOTFS = TARGET / "deploy/rootfs"
+# Often in a folder of which only root's PATH knows.
+_CHROOT = shutil.which("chroot", path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or "chroot"
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Image:
             copy.parent.mkdir(parents=True, exist_ok=True)
             if Path(library).exists():
                 shutil.copy2(library, copy)
+        (folder / "etc/nsswitch.conf").write_text("hosts: files dns\n")
         for path in (folder, *folder.rglob("*")):
             if path.is_dir():
                 path.chmod(0o755)
@@ -97,7 +101,7 @@ class Image:
         """The command that runs a program of the image as the container would."""
         user = f"--userspec={self.user}:{self.user}"
         settings = {"PATH": "/usr/bin"} | self.environment | environment
-        return ["env", "-i", *(f"{name}={value}" for name, value in settings.items()), "chroot", user, str(root), *command]
+        return ["env", "-i", *(f"{name}={value}" for name, value in settings.items()), _CHROOT, user, str(root), *command]
 
     def run(self, root: Path, command: list[str], environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         return run(list(self.argv(root, command, environment or {})), timeout=60)

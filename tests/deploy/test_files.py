@@ -163,10 +163,8 @@ class Manifests(unittest.TestCase):
         ):
             config = yaml.safe_load(manifest(folder, "ConfigMap", config_map)["data"]["config.yaml"])
             pod = manifest(folder, "Deployment", deployment)["spec"]["template"]["spec"]
-            (router,) = [container for container in pod["containers"] if container["name"] == "router"]
-            delay = router["lifecycle"]["preStop"]["sleep"]["seconds"]
             last_words = 5
-            needed = delay + config["server"]["drain_seconds"] + last_words
+            needed = config["server"]["drain_delay_seconds"] + config["server"]["drain_seconds"] + last_words
             self.assertGreater(pod["terminationGracePeriodSeconds"], needed)
 
     def test_selectors_and_services_find_the_pods(self) -> None:
