@@ -141,6 +141,12 @@ fuzz: preflight-fuzz ## Fuzz the core for SECONDS a target
 test-failover: preflight-redis ## Run the tests that kill, hang and reshard a Redis Cluster under load
 	cargo test --test it failover_ -- --ignored --test-threads=1 --nocapture
 
+# The crowd needs two sockets a stream, in Envoy and in the tests.
+.PHONY: test-chaos
+test-chaos: preflight-redis venv ## Kill router, Envoy, backend and Redis under live traffic, and soak (under ten minutes)
+	cargo test --test it --no-run
+	ulimit -S -n "$$(ulimit -H -n)"; timeout 600 cargo test --test it chaos_ -- --ignored --test-threads=1 --nocapture
+
 .PHONY: bench
 bench: preflight venv ## Measure the router beside Envoy alone and a processor that does nothing
 	$(built_from) cargo build --release --bin responses-router --example noop_processor

@@ -4,6 +4,7 @@ pub mod account;
 pub mod facts;
 mod log_line;
 pub mod metrics;
+mod runtime;
 mod store;
 
 pub use account::{Account, Reporter};

@@ -35,7 +35,29 @@ pub(crate) fn check(bytes: &[u8]) -> Result<Summary, String> {
     check_in(bytes, ApiDialect::OPENAI)
 }
 
-/// The same in another dialect of our API.
+/// What came of a stream that was cut.
+pub(crate) struct Beginning {
+    /// All events that came whole.
+    pub events: Vec<Event>,
+    /// The response of the terminal event, if even that came.
+    pub terminal: Option<Value>,
+}
+
+/// Checks what came of a stream that was cut, in the middle of an event perhaps.
+///
+/// # Errors
+/// As of [`check`], but for the missing end.
+pub(crate) fn check_beginning(bytes: &[u8]) -> Result<Beginning, String> {
+    let whole = bytes.windows(2).rposition(|pair| pair == b"\n\n").map_or(0, |end| end + 2);
+    let events = if whole == 0 { Vec::new() } else { frames::read(&bytes[..whole])? };
+    let mut checker = Checker::default();
+    for (index, event) in events.iter().enumerate() {
+        checker.event(index, event).map_err(|why| format!("event {index} ({}): {why}", event.name))?;
+    }
+    Ok(Beginning { events, terminal: checker.terminal.map(|(_, response)| response) })
+}
+
+/// [`check`] in another dialect of our API.
 ///
 /// # Errors
 /// Likewise; numbers are those of the events as the grammar sees them, without an error event.

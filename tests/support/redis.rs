@@ -187,6 +187,14 @@ impl Server {
         self.wait_until_it_answers();
     }
 
+    /// Starts it again without anything that it had.
+    pub(crate) fn restart_empty(&mut self) {
+        self.end(true);
+        std::fs::remove_dir_all(&self.dir).unwrap();
+        std::fs::create_dir_all(&self.dir).unwrap();
+        self.restart();
+    }
+
     fn signal(&self, signal: &str) {
         let (_, _, pid) = self.keeper.as_ref().unwrap();
         assert!(Command::new("kill").args([signal, pid]).status().unwrap().success());

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
+use super::runtime::RuntimeMetrics;
 use super::store::StoreFigures;
 use crate::store::ResponseStore;
 
@@ -37,6 +38,7 @@ impl Default for Metrics {
         let ours = registry.sub_registry_with_prefix(PREFIX);
         let exchanges = Exchanges::register(ours);
         let store = StoreOperations::register(ours);
+        ours.register_collector(Box::new(RuntimeMetrics));
         Self { registry, exchanges, store }
     }
 }

@@ -47,12 +47,22 @@ impl Envoy {
         Self { address, admin, process }
     }
 
+    /// Begins a drain: no new connections, and those that there are close after what they carry.
+    pub(crate) async fn drain(&self) {
+        post_to(self.admin, "/drain_listeners?graceful").await;
+    }
+
     /// The value of a counter or gauge; 0 when Envoy has none of this name.
     pub(crate) async fn stat(&self, name: &str) -> u64 {
         let stats = ask(self.admin, "/stats").await;
         let value = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         value.map_or(0, |value| value.parse().unwrap())
     }
+}
+
+async fn post_to(admin: SocketAddr, path: &str) {
+    let reply = Connection::http1(admin).await.send(request("POST", path)).await;
+    assert_eq!(reply.status, 200, "{path}");
 }
 
 async fn ask(admin: SocketAddr, path: &str) -> String {

@@ -68,6 +68,13 @@ impl Connection {
         Self { sender: Sender::Http1(sender), address }
     }
 
+    /// The same; `None` when nobody accepts the connection.
+    pub(crate) async fn try_http1(address: SocketAddr) -> Option<Self> {
+        let (sender, connection) = http1::handshake(try_connect(address).await?).await.ok()?;
+        RUNTIME.spawn(connection);
+        Some(Self { sender: Sender::Http1(sender), address })
+    }
+
     /// Connects in HTTP/2, with prior knowledge.
     pub(crate) async fn http2(address: SocketAddr) -> Self {
         let io = connect(address).await;
@@ -80,6 +87,12 @@ impl Connection {
     pub(crate) async fn send(&mut self, request: Request) -> Reply {
         let what = format!("an answer to {} {}", request.method(), request.uri());
         within(&what, self.try_send(request)).await.unwrap_or_else(|error| panic!("no {what}: {error:?}"))
+    }
+
+    /// Sends a request and waits for the head of the answer, or for the close of the connection without one.
+    pub(crate) async fn send_to_end(&mut self, request: Request) -> Result<Reply, hyper::Error> {
+        let what = format!("an answer to {} {}, or a close", request.method(), request.uri());
+        within(&what, self.try_send(request)).await
     }
 
     /// Sends a request; an error when the server closes the connection without an answer.
@@ -116,11 +129,15 @@ impl Connection {
 }
 
 async fn connect(address: SocketAddr) -> TokioIo<TcpStream> {
+    try_connect(address).await.unwrap_or_else(|| panic!("nobody accepts connections on {address}"))
+}
+
+async fn try_connect(address: SocketAddr) -> Option<TokioIo<TcpStream>> {
     // On the lasting runtime, which the connection needs when the test's is gone.
     let connecting = RUNTIME.spawn(TcpStream::connect(address));
-    let stream = within("a connection", connecting).await.unwrap().unwrap();
-    stream.set_nodelay(true).unwrap();
-    TokioIo::new(stream)
+    let stream = within("a connection", connecting).await.unwrap().ok()?;
+    stream.set_nodelay(true).ok()?;
+    Some(TokioIo::new(stream))
 }
 
 /// An answer whose head is in.
@@ -140,6 +157,11 @@ impl Reply {
     /// The whole body.
     pub(crate) async fn bytes(self) -> Bytes {
         within("the end of the body", self.body.collect()).await.unwrap().to_bytes()
+    }
+
+    /// The whole body; `None` when it is cut.
+    pub(crate) async fn try_bytes(self) -> Option<Bytes> {
+        within("the end of the body", self.body.collect()).await.ok().map(http_body_util::Collected::to_bytes)
     }
 
     /// The whole body, as JSON.

@@ -1,17 +1,20 @@
 //! Client → Envoy ⇄ router, and a scripted chat backend behind them.
 
 pub(crate) mod chat;
+pub(crate) mod client;
+pub(crate) mod digest;
 pub(crate) mod envoy;
 pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod recorder;
+pub(crate) mod relay;
 pub(crate) mod router;
 pub(crate) mod strict;
 pub(crate) mod upstream;
 pub(crate) mod wait;
 
 use std::net::SocketAddr;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Weak};
 
 use serde_json::{Value, json};
@@ -20,6 +23,7 @@ use tokio::sync::Mutex;
 
 use self::envoy::Envoy;
 use self::http::{Connection, Reply, Request, post, request};
+use self::relay::Relay;
 use self::router::Router;
 use self::upstream::Upstream;
 
@@ -28,6 +32,8 @@ pub(crate) struct Stack {
     pub(crate) upstream: Upstream,
     pub(crate) router: Router,
     pub(crate) envoy: Envoy,
+    /// What is between Envoy and the upstream, if anything.
+    pub(crate) upstream_relay: Option<Relay>,
     /// Keeps the port of an upstream that refuses connections from being taken by someone who accepts them.
     _refusing: Option<TcpSocket>,
 }
@@ -46,6 +52,8 @@ pub(crate) struct StackOptions {
     pub(crate) upstream_down: bool,
     /// What differs in Envoy's configuration.
     pub(crate) envoy: Option<EditEnvoy>,
+    /// Envoy reaches the upstream through this.
+    pub(crate) upstream_relay: Option<Relay>,
 }
 
 impl Stack {
@@ -64,8 +72,20 @@ impl Stack {
         } else {
             (upstream.address, None)
         };
+        let upstream_relay = options.upstream_relay;
+        let address = upstream_relay.as_ref().map_or(address, |relay| {
+            relay.lead_to(address);
+            relay.address
+        });
         let envoy = Envoy::start(address, &router.listen, options.envoy.unwrap_or_else(|| Box::new(|_| {}))).await;
-        Self { upstream, router, envoy, _refusing }
+        Self { upstream, router, envoy, upstream_relay, _refusing }
+    }
+
+    /// Starts another Envoy in the place of one that has ended. It has another address.
+    pub(crate) async fn replace_envoy(&mut self) {
+        self.envoy.process.exited().await;
+        let address = self.upstream_relay.as_ref().map_or(self.upstream.address, |relay| relay.address);
+        self.envoy = Envoy::start(address, &self.router.listen, |_| {}).await;
     }
 
     /// The stack that tests share: each with model names of its own.
@@ -146,6 +166,14 @@ impl Deref for Hold {
 
     fn deref(&self) -> &Stack {
         &self.0
+    }
+}
+
+impl DerefMut for Hold {
+    /// # Panics
+    /// When others share the stack.
+    fn deref_mut(&mut self) -> &mut Stack {
+        Arc::get_mut(&mut self.0).expect("a stack of its own")
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
+use super::http::{Connection, request};
 use super::process::Process;
 use super::wait::eventually;
 
@@ -16,8 +17,8 @@ pub(crate) struct Router {
     /// Where Envoy reaches it.
     pub(crate) listen: Listen,
     pub(crate) process: Process,
-    /// Holds the unix socket, if it listens on one.
-    _folder: TempDir,
+    /// Holds the config file, and the unix socket, if it listens on one.
+    folder: TempDir,
 }
 
 impl Router {
@@ -31,15 +32,43 @@ impl Router {
         };
         let mut config = json!({"server": {"listen": listen, "admin_listen": "", "drain_seconds": 5}});
         merge(&mut config, settings);
-        let file = folder.path().join("config.yaml");
         // JSON is YAML.
-        std::fs::write(&file, config.to_string()).unwrap();
-        let process = Process::start(
-            "the router",
-            Command::new(env!("CARGO_BIN_EXE_responses-router")).arg("--config").arg(&file),
-        );
+        std::fs::write(folder.path().join(CONFIG), config.to_string()).unwrap();
+        let process = run(&folder);
         let listen = process.log_line("listening on", listening_on).await;
-        Self { listen, process, _folder: folder }
+        Self { listen, process, folder }
+    }
+
+    /// Kills it, as nothing but `kill -9` does: without a word to anyone.
+    pub(crate) async fn kill(&self) {
+        self.process.signal("KILL");
+        self.process.exited().await;
+    }
+
+    /// Starts it again with the same settings and at the same place, after it has ended. It needs a unix socket: a port
+    /// may have gone to someone else meanwhile.
+    pub(crate) async fn restart(&mut self) {
+        assert!(matches!(self.listen, Listen::Unix(_)), "{}", self.listen);
+        self.process.exited().await;
+        self.process = run(&self.folder);
+        self.process.log_line("listening on", listening_on).await;
+    }
+
+    /// A page of the admin listener.
+    pub(crate) async fn told(&self, path: &str) -> String {
+        let reply = Connection::http1(self.admin().await).await.send(request("GET", path)).await;
+        String::from_utf8(reply.bytes().await.to_vec()).unwrap()
+    }
+
+    /// The sum of a metric over its labels; `None` when there is none of this name.
+    pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
+        let metrics = self.told("/metrics").await;
+        let values = metrics.lines().filter_map(|line| {
+            let (series, value) = line.split_once(' ').filter(|_| !line.starts_with('#'))?;
+            let series = series.split_once('{').map_or(series, |(series, _)| series);
+            (series == name).then(|| value.parse::<f64>().unwrap())
+        });
+        values.reduce(|sum, value| sum + value)
     }
 
     /// Where its admin listener is; the settings must have one.
@@ -56,6 +85,13 @@ impl Router {
         })
         .await;
     }
+}
+
+const CONFIG: &str = "config.yaml";
+
+fn run(folder: &TempDir) -> Process {
+    let config = folder.path().join(CONFIG);
+    Process::start("the router", Command::new(env!("CARGO_BIN_EXE_responses-router")).arg("--config").arg(config))
 }
 
 /// The address in `… listening on 127.0.0.1:1234`.

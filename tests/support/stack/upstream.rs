@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,12 +22,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::chat;
 use super::strict;
-use super::wait::{RUNTIME, within};
+use super::wait::{RUNTIME, eventually, within};
 
 /// A request that came in.
 #[derive(Debug, Clone)]
@@ -111,13 +112,47 @@ impl Answer {
         Self::live(frames, Duration::from_millis(50))
     }
 
+    /// A body that breaks off after these bytes.
+    pub(crate) fn cut_body(content_type: &str, bytes: impl Into<Bytes>) -> Self {
+        Self::live_as(content_type, vec![Ok(bytes.into()), Err(io::Error::other("cut"))], Duration::from_millis(50))
+    }
+
     fn live(frames: Vec<io::Result<Bytes>>, pause: Duration) -> Self {
+        Self::live_as("text/event-stream", frames, pause)
+    }
+
+    fn live_as(content_type: &str, frames: Vec<io::Result<Bytes>>, pause: Duration) -> Self {
         let frames = stream::iter(frames).then(move |bytes| async move {
             tokio::time::sleep(pause).await;
             bytes.map(Frame::data)
         });
-        let answer = http::Response::builder().header("content-type", "text/event-stream");
+        let answer = http::Response::builder().header("content-type", content_type);
         Self(answer.body(BodyExt::boxed(StreamBody::new(frames))).unwrap())
+    }
+
+    /// An answer whose body begins so, and goes on when the gate is open, with a pause before each further piece.
+    pub(crate) fn held(content_type: &str, first: Bytes, gate: &Gate, rest: Vec<Bytes>, pause: Duration) -> Self {
+        let (mut open, waiting) = (gate.open.subscribe(), Arc::clone(&gate.waiting));
+        let opened = stream::once(async move {
+            let _waiting = Waiting::new(waiting);
+            // A gate that is gone opens no more.
+            open.wait_for(|open| *open).await.map(|_| Bytes::new()).map_err(io::Error::other)
+        });
+        let rest = stream::iter(rest).then(move |piece| async move {
+            tokio::time::sleep(pause).await;
+            Ok(piece)
+        });
+        let body = stream::iter([Ok(first)]).chain(opened).chain(rest);
+        // hyper takes an empty piece for nothing to send.
+        let body = body.map(|piece| piece.map(Frame::data));
+        let answer = http::Response::builder().header("content-type", content_type);
+        Self(answer.body(BodyExt::boxed(StreamBody::new(Box::pin(body)))).unwrap())
+    }
+
+    /// The frames of a stream of this text, a chunk for each word, and its end.
+    pub(crate) fn frames_of_words(text: &str) -> Vec<Bytes> {
+        let words = text.split_inclusive(' ').map(chat::text).chain([chat::finish("stop"), chat::usage_chunk()]);
+        words.map(|chunk| Bytes::from(frame(&chunk))).chain([Bytes::from_static(b"data: [DONE]\n\n")]).collect()
     }
 
     /// The same answer with one header more.
@@ -131,6 +166,55 @@ fn frame(chunk: &Value) -> String {
     format!("data: {chunk}\n\n")
 }
 
+/// Answers that wait for a test to let them go on.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    open: Arc<watch::Sender<bool>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Gate {
+    /// A closed one.
+    pub(crate) fn closed() -> Self {
+        Self { open: Arc::new(watch::Sender::new(false)), waiting: Arc::default() }
+    }
+
+    /// Lets all go on that wait, and those that come.
+    pub(crate) fn open(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Closes it for those that come.
+    pub(crate) fn close(&self) {
+        self.open.send_replace(false);
+    }
+
+    /// How many wait. One whose client has gone does not.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Waits until so many wait.
+    pub(crate) async fn until_waiting(&self, count: usize) {
+        eventually(&format!("{count} answers wait"), async || (self.waiting() == count).then_some(())).await;
+    }
+}
+
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 type Script = Arc<dyn Fn(Received) -> Reaction + Send + Sync>;
 
 enum Reaction {
@@ -142,6 +226,7 @@ enum Reaction {
 struct Shared {
     scripts: Mutex<HashMap<String, Script>>,
     received: Mutex<Vec<(String, Received)>>,
+    forgetful: AtomicBool,
 }
 
 /// The server.
@@ -191,6 +276,11 @@ impl Upstream {
         };
         self.script(key, Arc::new(script));
         Turns(receiver)
+    }
+
+    /// Keeps no requests from now on: there will be too many.
+    pub(crate) fn forget_requests(&self) {
+        self.shared.forgetful.store(true, Ordering::Relaxed);
     }
 
     /// The requests that came for a model, or a path.
@@ -335,7 +425,9 @@ async fn respond(
     let path = head.uri.path_and_query().map_or("*", |path| path.as_str()).to_owned();
     let received = Received { method: head.method, path, headers: head.headers, body };
     let key = received.key();
-    shared.received.lock().unwrap().push((key.clone(), received.clone()));
+    if !shared.forgetful.load(Ordering::Relaxed) {
+        shared.received.lock().unwrap().push((key.clone(), received.clone()));
+    }
     let script = shared.scripts.lock().unwrap().get(&key).cloned();
     let Some(script) = script else {
         return Ok(Answer::text(404, "text/plain", format!("the test has no script for {key}")).0);
