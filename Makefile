@@ -156,6 +156,7 @@ bench: preflight venv ## Measure the router beside Envoy alone and a processor t
 lint: ## Check format and lints, warnings denied
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy --no-default-features -- -D warnings
 
 .PHONY: clean
 clean: redis-cluster-stop ## Remove what was built, what was installed and the runs' files

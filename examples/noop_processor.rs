@@ -19,6 +19,7 @@ use responses_router::extproc::duplex::{Envoy, ExchangeError, Finished};
 use responses_router::extproc::headers::HeaderMutation;
 use responses_router::extproc::message::{Inbound, LastReply, Reply};
 use responses_router::server::{self, Listener, Stop};
+use responses_router::telemetry::traces::TraceContext;
 use responses_router::telemetry::{Account, Reporter};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,8 +30,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Noop(Arc<Reporter>);
 
 impl Handler for Noop {
-    fn account(&self) -> Account {
-        Account::open(Arc::clone(&self.0))
+    fn account(&self, heard: Option<TraceContext>) -> Account {
+        Account::open(Arc::clone(&self.0), heard)
     }
 
     async fn exchange(self: Arc<Self>, mut envoy: Envoy) -> Result<Finished, ExchangeError> {

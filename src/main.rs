@@ -24,6 +24,7 @@ use responses_router::store::{
     ChainLimits, DiskSettings, DiskStore, MemoryBounds, MemoryStore, RedisStore, ResponseStore, redis,
 };
 use responses_router::telemetry::metrics::Metrics;
+use responses_router::telemetry::traces::Traces;
 use responses_router::telemetry::{self, Reporter};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -106,6 +107,8 @@ async fn serve(config: &Config, tls: Option<Tls>) -> Result<(), AnyError> {
     let mut metrics = Metrics::default();
     metrics.register_store(Arc::clone(&store));
     let metrics = Arc::new(metrics);
+    let traces = Traces::start(&config.telemetry.otlp, metrics.spans.clone())
+        .map_err(|error| format!("telemetry.otlp.endpoint: {error}"))?;
     let stop = Stop {
         token: CancellationToken::new(),
         delay: config.server.drain_delay_seconds,
@@ -127,7 +130,7 @@ async fn serve(config: &Config, tls: Option<Tls>) -> Result<(), AnyError> {
             .map_err(|error| format!("cannot listen on {address} (server.admin_listen): {error}"))?;
         tracing::info!("admin listening on {address}");
     }
-    let router = Arc::new(router(config, store, metrics, &stop));
+    let router = Arc::new(router(config, store, metrics, traces.clone(), &stop));
     let mut listener = Listener::bind(&config.server.listen).await?;
     if let Some(mode) = config.server.socket_mode {
         listener = listener.with_mode(mode)?;
@@ -153,8 +156,13 @@ async fn serve(config: &Config, tls: Option<Tls>) -> Result<(), AnyError> {
     }
     tracing::info!(drain_seconds, "stopping: live exchanges may finish, a second signal ends at once");
     stopping.cancel();
+    let ended = async {
+        let stopped = serving.await;
+        traces.close().await;
+        stopped
+    };
     tokio::select! {
-        stopped = serving => told(stopped?),
+        stopped = ended => told(stopped?),
         () = signals.1 => {
             tracing::warn!("a second signal: ending at once");
             Ok(())
@@ -207,7 +215,13 @@ fn disk(disk: &Disk, ttl: Duration) -> Result<DiskStore, AnyError> {
         .map_err(|error| format!("response_api.disk.path: {error}").into())
 }
 
-fn router(config: &Config, store: Arc<dyn ResponseStore>, metrics: Arc<Metrics>, stop: &Stop) -> Router {
+fn router(
+    config: &Config,
+    store: Arc<dyn ResponseStore>,
+    metrics: Arc<Metrics>,
+    traces: Traces,
+    stop: &Stop,
+) -> Router {
     let Config { response_api, upstream, limits, stream, .. } = config;
     Router {
         enabled: response_api.enabled,
@@ -221,8 +235,8 @@ fn router(config: &Config, store: Arc<dyn ResponseStore>, metrics: Arc<Metrics>,
             tasks: stop.live.clone(),
             metrics: Arc::clone(&metrics),
         },
-        reporter: Arc::new(Reporter { metrics, full_ids: false }),
         admission: Arc::new(Admission::new(limits.max_live_exchanges, limits.max_buffered_bytes)),
+        reporter: Arc::new(Reporter { metrics, full_ids: false, traces }),
         policy: Policy {
             chat_path: format!("{}{}", response_api.path_prefix, upstream.chat_path),
             clear_route_cache: upstream.clear_route_cache,

@@ -10,6 +10,7 @@ mod environment;
 mod expanding;
 mod history;
 mod limits;
+mod otlp;
 mod reasoning_encryption;
 mod redis;
 mod response_api;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use self::disk::Disk;
 pub use self::history::History;
 pub use self::limits::{Limits, Stream};
+pub use self::otlp::{Otlp, OtlpEndpoint};
 pub use self::reasoning_encryption::ReasoningEncryption;
 pub use self::redis::{Compression, OnMissingAcks, Redis, RedisAddress, RedisAddressError, RedisServer};
 pub use self::response_api::{OnStoreError, ResponseApi, StoreBackend};
@@ -151,6 +153,10 @@ impl Config {
         if self.response_api.reasoning_encryption.repeats_an_id() {
             let path = ["response_api", "reasoning_encryption", "keys"];
             return Err(sources.invalid(&path, "must each have an id of its own"));
+        }
+        if self.telemetry.otlp.endpoint.is_some() && !cfg!(feature = "otlp") {
+            let problem = "this router was built without OTLP (cargo feature `otlp`)";
+            return Err(sources.invalid(&["telemetry", "otlp", "endpoint"], problem));
         }
         let redis = &self.response_api.redis;
         if redis.cluster_mode && redis.db != 0 {

@@ -2,6 +2,7 @@
 //!
 //! A secret has no way to be written but [`masked`]: its type does not serialise.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -47,6 +48,11 @@ pub(super) fn display_or_null<T: Display, S: Serializer>(value: &Option<T>, seri
 /// Whether there is a secret, and nothing of it.
 pub(super) fn masked<T, S: Serializer>(secret: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
     secret.as_ref().map(|_| MASK).serialize(serializer)
+}
+
+/// The names of headers.
+pub(super) fn masked_values<T, S: Serializer>(headers: &BTreeMap<String, T>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(headers.keys().map(|name| (name, MASK)))
 }
 
 /// The ids of keys.

@@ -1,4 +1,4 @@
-//! The `telemetry` block: what the log says, and how.
+//! The `telemetry` block: what the log says and how, and where traces go.
 
 use std::str::FromStr;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::checked;
+use super::{Otlp, checked};
 
 /// The `telemetry` block.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -19,11 +19,13 @@ pub struct Telemetry {
     /// such as `info,h2=warn`. Default: info.
     #[serde(deserialize_with = "log_level")]
     pub log_level: String,
+    /// Where traces go.
+    pub otlp: Otlp,
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Telemetry { log_format: LogFormat::default(), log_level: "info".to_owned() }
+        Telemetry { log_format: LogFormat::default(), log_level: "info".to_owned(), otlp: Otlp::default() }
     }
 }
 

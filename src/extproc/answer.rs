@@ -316,7 +316,7 @@ async fn settle(
     }
     // What becomes of it when this future is dropped.
     account.note(|facts| facts.stored = StoredFact::InBackground);
-    match account.storing(router.keeping.keep(finished, ancestors)).await {
+    match account.storing("store response", router.keeping.keep(finished, ancestors)).await {
         Ok(record) => {
             account.note(|facts| facts.stored = StoredFact::Stored);
             Ok(Stored::AsAsked(Some(record)))

@@ -28,6 +28,7 @@ use crate::openai::error::WireError;
 use crate::sealing::SealingKeys;
 use crate::store::{ChainLimits, History, Record, Wanted};
 use crate::telemetry::facts::{Chain, Ending, Stored};
+use crate::telemetry::traces::TraceContext;
 use crate::telemetry::{Account, Reporter};
 use crate::translate::{self, CreateRequest, Past, Plan, RequestError, Settings, Turn};
 
@@ -145,8 +146,8 @@ struct Admitted {
 }
 
 impl Handler for Router {
-    fn account(&self) -> Account {
-        Account::open(Arc::clone(&self.reporter))
+    fn account(&self, heard: Option<TraceContext>) -> Account {
+        Account::open(Arc::clone(&self.reporter), heard)
     }
 
     async fn exchange(self: Arc<Self>, mut envoy: Envoy) -> Result<Finished, ExchangeError> {
@@ -245,18 +246,22 @@ impl Router {
 
         let parent = create.previous_response_id.as_ref();
         let wanted = Wanted { parent, referenced: &create.referenced_responses() };
-        let history = account.storing(self.keeping.history(wanted, self.policy.chain)).await;
+        let load = self.keeping.history(wanted, self.policy.chain);
+        let history = if wanted.is_empty() { load.await } else { account.storing("load history", load).await };
         let history = history.map_err(|error| refusal::history(&error, parent))?;
         let chain = chain_of(&history);
         let past = Past { chain: &turns(&history.records), referenced: &turns(&history.referenced) };
         let seal = self.reasoning_keys.as_ref().map(|keys| keys.bound_to(NO_TENANT));
         let id = self.ids.response_id();
-        let translated =
-            translate::request(create, past, &self.settings, seal, id, now()).map_err(|error| refuse(&error))?;
+        let began = Instant::now();
+        let translated = translate::request(create, past, &self.settings, seal, id, now());
+        account.step("translate request", began, translated.is_err());
+        let translated = translated.map_err(|error| refuse(&error))?;
         let ancestors = history.ancestors_of_child();
         let plan = &translated.plan;
         account.note(|facts| {
             facts.response_id = Some(plan.id.clone());
+            facts.conversation = Some(ancestors.first().unwrap_or(&plan.id).clone());
             facts.model = Some(plan.model().to_owned());
             facts.stored = if plan.store { Stored::Due } else { Stored::NotAsked };
             facts.chain = chain;
@@ -297,6 +302,8 @@ impl Router {
             // Envoy sends the new body chunked; the old length and coding are not its.
             .remove("content-length")
             .remove("content-encoding")
+            // `traceparent` stays as it is: whose span the upstream's is a child of, only Envoy knows, and if it traces, it
+            // overwrites the header with its own when it sends the request up.
             // We read the answer, so it must come uncompressed.
             .remove("accept-encoding");
         // The model is the client's word: only what a header value can carry gets into one, and a client's own header
@@ -358,6 +365,7 @@ fn note_request(envoy: &Envoy, head: &RequestHead, route: &Route) {
     let span = tracing::Span::current();
     span.record("route", route.name());
     span.record("request_id", request_id);
+    envoy.account().trace(|| TraceContext::read(head.headers.text("traceparent")?, head.headers.text("tracestate")));
     envoy.account().note(|facts| {
         facts.route = route.name();
         facts.request_id = request_id.map(ToOwned::to_owned);

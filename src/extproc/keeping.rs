@@ -11,7 +11,7 @@ use crate::id::ResponseId;
 use crate::openai::responses::ResponseError;
 use crate::store::chain::{self, ChainLimits, History, HistoryError, Wanted};
 use crate::store::record::Ancestors;
-use crate::store::{Record, ResponseStore, StoreError, Touch};
+use crate::store::{FromStore, Record, ResponseStore, StoreError, Touch};
 use crate::telemetry::Account;
 use crate::telemetry::facts::Stored;
 use crate::telemetry::metrics::Metrics;
@@ -54,17 +54,14 @@ impl Keeping {
     /// # Errors
     /// [`HistoryError`]; a hole in the chain is one, never a shorter history.
     pub async fn history(&self, wanted: Wanted<'_>, limits: ChainLimits) -> Result<History, HistoryError> {
-        if wanted.parent.is_none() && wanted.referenced.is_empty() {
+        if wanted.is_empty() {
             return Ok(History::default());
         }
         let began = Instant::now();
         let load = chain::history(&*self.store, wanted, limits);
         let result = tokio::time::timeout(self.deadline.saturating_mul(2), load).await;
         let result = result.unwrap_or(Err(HistoryError::Store(StoreError::Timeout)));
-        let failure = match &result {
-            Err(HistoryError::Store(error)) => Some(error),
-            _ => None,
-        };
+        let failure = result.as_ref().err().and_then(FromStore::store_error);
         self.note("history", failure, began.elapsed());
         result
     }

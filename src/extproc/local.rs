@@ -129,7 +129,7 @@ fn known(id: PathId) -> Result<ResponseId, WireError> {
 
 /// The record of a response that a path names.
 async fn stored(keeping: &Keeping, account: &Account, id: &ResponseId) -> Result<Arc<Record>, WireError> {
-    let record = account.storing(keeping.fetch(id)).await;
+    let record = account.storing("load response", keeping.fetch(id)).await;
     record.map_err(|error| refusal::store(&error))?.ok_or_else(|| refusal::response_not_found(Some(id)))
 }
 
@@ -146,7 +146,8 @@ async fn delete(keeping: &Keeping, account: &Account, id: PathId) -> Result<Loca
         deleted: bool,
     }
     let id = known(id)?;
-    if !account.storing(keeping.delete(&id)).await.map_err(|error| refusal::store(&error))? {
+    let existed = account.storing("delete response", keeping.delete(&id)).await;
+    if !existed.map_err(|error| refusal::store(&error))? {
         return Err(refusal::response_not_found(Some(&id)));
     }
     let body = Deleted { id: &id, object: "response.deleted", deleted: true };

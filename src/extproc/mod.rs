@@ -29,6 +29,7 @@ use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::telemetry::Account;
+use crate::telemetry::traces::TraceContext;
 use duplex::{Envoy, ExchangeError, Finished, Replies};
 use pb::ProcessingRequest;
 use pb::external_processor_server::ExternalProcessorServer;
@@ -39,8 +40,8 @@ const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// What is done with an exchange.
 pub trait Handler: Send + Sync + 'static {
-    /// Opens the account of an exchange that begins.
-    fn account(&self) -> Account;
+    /// Opens the account of an exchange that begins. `heard` is the trace that Envoy's call belongs to, if Envoy traces.
+    fn account(&self, heard: Option<TraceContext>) -> Account;
 
     /// Runs one exchange, from the first message (still to be read with [`Envoy::next`]) to the last.
     ///
@@ -78,7 +79,10 @@ impl<H: Handler> pb::external_processor_server::ExternalProcessor for ExternalPr
     ) -> Result<Response<Self::ProcessStream>, Status> {
         let handler = Arc::clone(&self.handler);
         let live = self.live.token();
-        let account = handler.account();
+        // An Envoy that traces has a span for this call, which is what our own is a child of.
+        let told = |name| request.metadata().get(name).and_then(|value| value.to_str().ok());
+        let heard = told("traceparent").and_then(|parent| TraceContext::read(parent, told("tracestate")));
+        let account = handler.account(heard);
         let replies = duplex::serve(request.into_inner(), account, |envoy| async move {
             let _live = live;
             handler.exchange(envoy).await

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::record::{Ancestors, Record};
-use super::{ResponseStore, StoreError, Touch};
+use super::{FromStore, ResponseStore, StoreError, Touch};
 use crate::id::ResponseId;
 
 /// How much history a turn may bring along, and how long it may take.
@@ -34,6 +34,14 @@ pub struct Wanted<'a> {
     pub parent: Option<&'a ResponseId>,
     /// The turns whose items it refers to, none repeated.
     pub referenced: &'a [ResponseId],
+}
+
+impl Wanted<'_> {
+    /// Whether there is nothing to load.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.parent.is_none() && self.referenced.is_empty()
+    }
 }
 
 impl<'a> From<&'a ResponseId> for Wanted<'a> {
@@ -93,6 +101,15 @@ pub enum HistoryError {
     /// The store failed, which says nothing about whether the turns exist.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl FromStore for HistoryError {
+    fn store_error(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
 }
 
 /// Loads the parent and all turns before it, and those that are referred to; starts the time to live of each anew,

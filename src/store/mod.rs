@@ -99,6 +99,18 @@ pub enum StoreError {
     Conflict,
 }
 
+/// An error that may be the store's.
+pub trait FromStore {
+    /// The store's failure, if it is one.
+    fn store_error(&self) -> Option<&StoreError>;
+}
+
+impl FromStore for StoreError {
+    fn store_error(&self) -> Option<&StoreError> {
+        Some(self)
+    }
+}
+
 impl StoreError {
     /// The kind of failure, in one word for metrics.
     #[must_use]

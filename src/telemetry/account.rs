@@ -8,6 +8,8 @@ use tokio::time::Instant;
 use super::facts::Facts;
 use super::log_line;
 use super::metrics::{Metrics, Phase};
+use super::traces::{self, Kind, Trace, TraceContext, Traces, Value};
+use crate::store::FromStore;
 
 /// What reports need: where they go, and what they may say. Shared by all exchanges.
 #[derive(Debug, Default)]
@@ -16,6 +18,8 @@ pub struct Reporter {
     pub metrics: Arc<Metrics>,
     /// Whether the log shows ids whole.
     pub full_ids: bool,
+    /// Where spans go.
+    pub traces: Traces,
 }
 
 /// A handle of the account of one exchange; clones are of the same account.
@@ -30,14 +34,45 @@ struct Open {
     began: Instant,
     facts: Mutex<Facts>,
     reporter: Arc<Reporter>,
+    /// The trace that Envoy's call belongs to.
+    heard: Option<TraceContext>,
+    trace: Mutex<Option<Trace>>,
 }
 
 impl Account {
-    /// Opens the account of an exchange that begins now.
+    /// Opens the account of an exchange that begins now. `heard` is the trace that Envoy's call belongs to.
     #[must_use]
-    pub fn open(reporter: Arc<Reporter>) -> Self {
+    pub fn open(reporter: Arc<Reporter>, heard: Option<TraceContext>) -> Self {
         reporter.metrics.exchanges.begun();
-        Self(Arc::new(Open { began: Instant::now(), facts: Mutex::default(), reporter }))
+        let (facts, trace) = (Mutex::default(), Mutex::default());
+        Self(Arc::new(Open { began: Instant::now(), facts, reporter, heard, trace }))
+    }
+
+    /// Decides whether the exchange is traced: as part of the trace that Envoy's call belongs to, or else of the one that
+    /// came with the request, or else of a new one.
+    pub fn trace(&self, with_request: impl FnOnce() -> Option<TraceContext>) {
+        let heard = || self.0.heard.clone().or_else(with_request);
+        if let Some(trace) = self.0.reporter.traces.begin(self.0.began, heard) {
+            *self.0.trace.lock().unwrap_or_else(PoisonError::into_inner) = Some(trace);
+        }
+    }
+
+    /// Notes a step that began then and ends now, for the trace.
+    pub fn step(&self, name: &'static str, began: Instant, failed: bool) {
+        self.add_step(name, Kind::Internal, began, failed, Vec::new);
+    }
+
+    fn add_step(
+        &self,
+        name: &'static str,
+        kind: Kind,
+        began: Instant,
+        failed: bool,
+        attributes: impl FnOnce() -> Vec<(&'static str, Value)>,
+    ) {
+        if let Some(trace) = &mut *self.0.trace.lock().unwrap_or_else(PoisonError::into_inner) {
+            trace.step(name, kind, (began, Instant::now()), attributes(), failed);
+        }
     }
 
     /// Notes facts.
@@ -73,12 +108,19 @@ impl Account {
         self.note(|facts| facts.told = true);
     }
 
-    /// Does work of the store, and notes how long the exchange waited for it.
-    pub async fn storing<T>(&self, work: impl Future<Output = T>) -> T {
+    /// Does work of the store, a step of the exchange, and notes how long the exchange waited for it.
+    pub async fn storing<T, E: FromStore>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         let began = Instant::now();
         let result = work.await;
         let took = began.elapsed();
         self.note(|facts| facts.store_time = facts.store_time.saturating_add(took));
+        let failure = result.as_ref().err().and_then(E::store_error);
+        let attributes = || failure.map(|failure| ("error.type", failure.class().into())).into_iter().collect();
+        self.add_step(name, Kind::Client, began, failure.is_some(), attributes);
         result
     }
 
@@ -105,5 +147,8 @@ impl Drop for Open {
         facts.close(self.began.elapsed(), std::thread::panicking());
         self.reporter.metrics.exchanges.ended(facts);
         log_line::write(facts, self.reporter.full_ids);
+        if let Some(trace) = self.trace.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            traces::exchange::end(trace, facts);
+        }
     }
 }

@@ -21,6 +21,8 @@ pub struct Facts {
     pub response_id: Option<ResponseId>,
     /// The response that the new one continues.
     pub previous_response_id: Option<ResponseId>,
+    /// The first response of the chain that the new one ends, which names the conversation.
+    pub conversation: Option<ResponseId>,
     /// The model that was asked for. From the client: never a metric's label as it is.
     pub model: Option<String>,
     /// Whether the client asked for a stream.
@@ -41,6 +43,8 @@ pub struct Facts {
     pub chain: Option<Chain>,
     /// Token counts, when the upstream reported them.
     pub usage: Option<Usage>,
+    /// Whether the answer calls tools.
+    pub calls: bool,
     /// The answer ended well, and the upstream reported no token counts.
     pub usage_missing: bool,
     /// From the beginning to the first event of a stream.
@@ -68,6 +72,7 @@ impl Default for Facts {
             request_id: None,
             response_id: None,
             previous_response_id: None,
+            conversation: None,
             model: None,
             stream: false,
             stored: Stored::NotAsked,
@@ -78,6 +83,7 @@ impl Default for Facts {
             error_code: None,
             chain: None,
             usage: None,
+            calls: false,
             usage_missing: false,
             first_event: None,
             first_token: None,
@@ -306,6 +312,7 @@ impl Facts {
     /// Notes how a response ended, before the store has its word.
     pub fn response_ended(&mut self, finished: &Finished, end: End) {
         self.usage = finished.usage();
+        self.calls = finished.has_calls();
         match finished.outcome() {
             Outcome::Completed => self.ending = Some(Ending::Completed),
             Outcome::Incomplete(reason) => {

@@ -1,4 +1,4 @@
-//! What operators see: the account of every exchange, the metrics, and the log. Used by the shells, never by the core.
+//! What operators see: the account of every exchange, the metrics, the log and the traces. Used by the shells, never by the core.
 
 pub mod account;
 pub mod facts;
@@ -6,6 +6,7 @@ mod log_line;
 pub mod metrics;
 mod runtime;
 mod store;
+pub mod traces;
 
 pub use account::{Account, Reporter};
 

@@ -115,6 +115,12 @@ impl Finished {
         &self.outcome
     }
 
+    /// Whether the answer calls tools.
+    #[must_use]
+    pub fn has_calls(&self) -> bool {
+        self.output.iter().any(|item| !matches!(item, OutputItem::Message { .. } | OutputItem::Reasoning { .. }))
+    }
+
     /// Token counts; `None` when the upstream reported none (the response then says zero).
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {

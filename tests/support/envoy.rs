@@ -21,6 +21,7 @@ use responses_router::extproc::Handler;
 use responses_router::extproc::duplex::{Envoy, ExchangeError, Finished};
 use responses_router::server::{self, Listener, Stop, Stopped};
 use responses_router::telemetry::Account;
+use responses_router::telemetry::traces::TraceContext;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -101,8 +102,8 @@ where
     F: Fn(Envoy) -> R + Send + Sync + 'static,
     R: Future<Output = Result<Finished, ExchangeError>> + Send + 'static,
 {
-    fn account(&self) -> Account {
-        Account::open(Arc::default())
+    fn account(&self, heard: Option<TraceContext>) -> Account {
+        Account::open(Arc::default(), heard)
     }
 
     fn exchange(self: Arc<Self>, envoy: Envoy) -> impl Future<Output = Result<Finished, ExchangeError>> + Send {

@@ -13,6 +13,7 @@ fn what_is_shown_is_a_config_that_shows_the_same() {
         "response_api: {store_backend: redis, store_deadline_ms: 250, redis: {address: 'unix:/s', cluster_addresses: ['[::1]:2']}}",
         "upstream: {forward_unknown: [a], split_think: implied, think_tags: [a, b], reasoning_effort_map: {low: null}}",
         "stream: {heartbeat_seconds: 0}\ntelemetry: {log_format: json, log_level: 'info,h2=warn'}",
+        "telemetry: {otlp: {endpoint: 'http://h:4317', sample_ratio: 0.25, timeout_seconds: 2, service_name: a}}",
         &example,
     ] {
         let config = load(text).unwrap();
@@ -51,6 +52,7 @@ fn no_secret_is_shown() {
 response_api:
   reasoning_encryption: {keys: [{id: a, key: "MARKER"}]}
   redis: {username: "MARKER", password: "MARKER", sentinel_username: "MARKER", sentinel_password: "MARKER"}
+telemetry: {otlp: {headers: {authorization: "MARKER"}}}
 "#;
     let config = load(&text.replace("MARKER", marker)).unwrap();
     let shown = config.shown();

@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::runtime::RuntimeMetrics;
 use super::store::StoreFigures;
+use super::traces::SpanCounters;
 use crate::store::ResponseStore;
 
 pub use exchanges::{Exchanges, Phase};
@@ -30,6 +31,8 @@ pub struct Metrics {
     pub exchanges: Exchanges,
     /// The operations of the store.
     pub store: StoreOperations,
+    /// What becomes of spans.
+    pub spans: SpanCounters,
 }
 
 impl Default for Metrics {
@@ -39,7 +42,8 @@ impl Default for Metrics {
         let exchanges = Exchanges::register(ours);
         let store = StoreOperations::register(ours);
         ours.register_collector(Box::new(RuntimeMetrics));
-        Self { registry, exchanges, store }
+        let spans = SpanCounters::register(ours);
+        Self { registry, exchanges, store, spans }
     }
 }
 
