@@ -32,6 +32,8 @@ STORE ?=
 MODEL ?=
 #: Flags of the benchmark; --help lists them
 BENCH_FLAGS ?=
+#: Flags of the measurement of memory; --help lists them
+SIZING_FLAGS ?=
 
 # A virtual environment given from outside is taken as it is; our own is made and kept up to date.
 ifdef RESPONSES_ROUTER_VENV
@@ -151,6 +153,10 @@ test-chaos: preflight-redis venv ## Kill router, Envoy, backend and Redis under 
 bench: preflight venv ## Measure the router beside Envoy alone and a processor that does nothing
 	$(built_from) cargo build --release --bin responses-router --example noop_processor
 	$(built_from) cargo bench --bench stack -- $(BENCH_FLAGS)
+
+.PHONY: sizing
+sizing: build venv ## Measure the memory of router and stores, as docs/sizing.md has it
+	$(PYTHON) scripts/sizing.py --router-bin '$(target_dir)/release/responses-router' --venv '$(RESPONSES_ROUTER_VENV)' $(SIZING_FLAGS)
 
 .PHONY: lint
 lint: ## Check format and lints, warnings denied

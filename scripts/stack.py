@@ -117,6 +117,10 @@ class Stack:
         self.start(part)
         self.wait(part)
 
+    def process(self, name: str) -> subprocess.Popen[bytes]:
+        """The process of a running part; of several, that of the last one started."""
+        return next(process for part, process in reversed(self._running) if part.name == name)
+
     def take(self, name: str) -> tuple[Part, subprocess.Popen[bytes]]:
         """Hands over a running part; the caller ends it."""
         taken = next(running for running in self._running if running[0].name == name)

@@ -149,6 +149,16 @@ class ControlPlanes(Topology):
         self.assertEqual(status(API, "/v1/responsesX"), 404)
         self.assertEqual(self.streams(), before)
 
+    def without_the_router(self, wanted: str) -> None:
+        """What a client gets then: the status, and an error that Envoy makes."""
+        _, router = self.running.take("router")
+        router.kill()
+        router.wait()
+        curl = ["curl", "-sS", "-w", " %{http_code}", f"http://{API}/v1/responses", "-d", "{}"]
+        body, _, code = run(curl).stdout.rpartition(" ")
+        self.assertEqual(code, wanted)
+        self.assertEqual(json.loads(body)["error"]["code"], "service_unavailable")
+
     def streams(self) -> str:
         stats = run(["curl", "-sS", f"http://{ENVOY_ADMIN}/stats?filter=ext_proc.streams_started"]).stdout
         self.assertIn("streams_started", stats)
@@ -156,6 +166,9 @@ class ControlPlanes(Topology):
 
     def test_what_istio_is_told_serves(self) -> None:
         self.serve(equivalents.istio())
+        self.without_the_router("503")
 
     def test_what_envoy_gateway_is_told_serves(self) -> None:
         self.serve(equivalents.envoy_gateway(patched=True))
+        # It has no field for status_on_error.
+        self.without_the_router("500")
