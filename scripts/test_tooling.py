@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 import address
+import deploy_configs
 import envoy_config
 import stack
 from address import Tcp, Unix
@@ -84,6 +85,13 @@ class EnvoyConfig(unittest.TestCase):
         self.assertEqual(stanza["http_filters"], manager["http_filters"][:1])
         self.assertEqual(stanza["routes"], manager["route_config"]["virtual_hosts"][0]["routes"][:1])
         self.assertEqual(stanza["clusters"], whole["clusters"][1:])
+
+
+class DeployConfigs(unittest.TestCase):
+    def test_what_deploy_copies_from_envoys_config_is_up_to_date(self) -> None:
+        for file, text in deploy_configs.copies().items():
+            with self.subTest(file.relative_to(ROOT)):
+                self.assertEqual(file.read_text(), text, "`make deploy-configs` writes it anew")
 
 
 class Supervision(unittest.TestCase):

@@ -12,12 +12,12 @@ from pathlib import Path
 import yaml
 from sources import BIN, COMPOSE, DEPLOY, KUBERNETES, ROOT, Object, documents, envoy_binary, manager, manifest, manifests, run
 
-import deploy_configs
 import equivalents
 from image import Image
 
 # The groups that Kubernetes itself has no schema for, and whose schemas node/ has.
 CUSTOM = ("gateway.envoyproxy.io", "gateway.networking.k8s.io", "networking.istio.io", "monitoring.coreos.com")
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 ENVIRONMENT = {"REDIS_PASSWORD": "unused"}
 
 
@@ -47,12 +47,7 @@ def router_configs() -> Iterator[tuple[str, str]]:
                 yield f"{file.relative_to(ROOT)} {document['metadata']['name']}", document["data"]["config.yaml"]
 
 
-class Copies(unittest.TestCase):
-    def test_what_is_copied_from_envoys_config_is_up_to_date(self) -> None:
-        for file, text in deploy_configs.copies().items():
-            with self.subTest(file.relative_to(ROOT)):
-                self.assertEqual(file.read_text(), text, "`make deploy-configs` writes it anew")
-
+class Versions(unittest.TestCase):
     def test_versions_agree(self) -> None:
         pinned = dict(re.findall(r"^([\w-]+)==(.+)$", (ROOT / "scripts/requirements.txt").read_text(), re.MULTILINE))
         version = re.search(r'^version = "(.+)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
@@ -195,6 +190,43 @@ class Compose(unittest.TestCase):
         (compose,) = documents(COMPOSE / "docker-compose.yaml")
         ports = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
         self.assertEqual(ports, {"envoy": ["127.0.0.1:8801:8801"]})
+
+
+class Docs(unittest.TestCase):
+    def test_links_lead_somewhere(self) -> None:
+        for file in [ROOT / "README.md", *DOCS]:
+            for target in re.findall(r"\]\(([^)\s]+)\)", file.read_text()):
+                path, _, anchor = target.partition("#")
+                if "://" in path:
+                    continue
+                linked = file.parent / path if path else file
+                with self.subTest(f"{file.name}: {target}"):
+                    self.assertTrue(linked.exists())
+                    if anchor:
+                        self.assertIn(anchor, anchors(linked))
+
+    def test_metrics_exist(self) -> None:
+        sources = "".join(file.read_text() for file in (ROOT / "src").rglob("*.rs"))
+        for file in DOCS:
+            for name in set(re.findall(r"\bresponses_router_(\w+)", file.read_text())):
+                with self.subTest(f"{file.name}: {name}"):
+                    bare = re.sub(r"_(total|bucket|sum|count)$", "", name)
+                    self.assertTrue(f'"{bare}"' in sources or f'"{name}"' in sources)
+
+    def test_failures_have_anchors_of_their_own(self) -> None:
+        rows = re.findall(r'^\| <a id="([\w-]+)"></a>\*\*([\w-]+)\*\*', (ROOT / "docs/failures.md").read_text(), re.MULTILINE)
+        self.assertGreater(len(rows), 20)
+        self.assertEqual(len({anchor for anchor, _ in rows}), len(rows))
+        for anchor, name in rows:
+            self.assertEqual(anchor, name)
+
+
+def anchors(file: Path) -> set[str]:
+    """Those of its headings, as code hosts make them, and those it sets itself."""
+    text = file.read_text()
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    made = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return made | set(re.findall(r'<a id="([\w-]+)">', text))
 
 
 class Dockerfiles(unittest.TestCase):
