@@ -12,6 +12,8 @@ mod state;
 mod stream;
 mod tls;
 mod tools;
+#[cfg(feature = "otlp")]
+mod traces;
 mod upstream_dialects;
 
 use bytes::Bytes;

@@ -2,6 +2,8 @@
 
 pub(crate) mod chat;
 pub(crate) mod client;
+#[cfg(feature = "otlp")]
+pub(crate) mod collector;
 pub(crate) mod digest;
 pub(crate) mod envoy;
 pub(crate) mod http;
