@@ -15,4 +15,5 @@ pub mod server;
 pub mod sse;
 pub mod store;
 pub mod telemetry;
+pub mod tenant;
 pub mod translate;

@@ -11,17 +11,19 @@ use std::time::Duration;
 use clap::Parser as _;
 use responses_router::admin::{self, Admin};
 use responses_router::cli::{Args, Command};
-use responses_router::config::{Config, Disk, Listen, OnStoreError, StoreBackend};
+use responses_router::config::{self, Config, Disk, Listen, OnStoreError, StoreBackend, TenantSource};
 use responses_router::extproc::admission::Admission;
 use responses_router::extproc::exchange::{Policy, Router};
 use responses_router::extproc::keeping::Keeping;
 use responses_router::extproc::random_ids::RandomIds;
 use responses_router::extproc::route::Routes;
+use responses_router::extproc::tenancy::{JWT_NAMESPACE, Source, Tenancy};
 use responses_router::sealing::SealingKeys;
 use responses_router::server::tls::Tls;
 use responses_router::server::{self, Listener, Stop, Stopped};
 use responses_router::store::{
-    ChainLimits, DiskSettings, DiskStore, MemoryBounds, MemoryStore, RedisStore, ResponseStore, redis,
+    AtRest, ChainLimits, DiskSettings, DiskStore, MemoryBounds, MemoryStore, RecordCodec, RedisStore, ResponseStore,
+    redis,
 };
 use responses_router::telemetry::metrics::Metrics;
 use responses_router::telemetry::traces::Traces;
@@ -130,7 +132,7 @@ async fn serve(config: &Config, tls: Option<Tls>) -> Result<(), AnyError> {
             .map_err(|error| format!("cannot listen on {address} (server.admin_listen): {error}"))?;
         tracing::info!("admin listening on {address}");
     }
-    let router = Arc::new(router(config, store, metrics, traces.clone(), &stop));
+    let router = Arc::new(router(config, store, metrics, traces.clone(), &stop)?);
     let mut listener = Listener::bind(&config.server.listen).await?;
     if let Some(mode) = config.server.socket_mode {
         listener = listener.with_mode(mode)?;
@@ -199,20 +201,44 @@ fn stop_signals() -> std::io::Result<(impl Future<Output = ()>, impl Future<Outp
 async fn store(config: &Config) -> Result<Arc<dyn ResponseStore>, AnyError> {
     let api = &config.response_api;
     let ttl = api.ttl_seconds;
+    let codec = RecordCodec::new(SealingKeys::new(api.encryption.keys.clone()), api.encryption.required);
     Ok(match api.store_backend {
         StoreBackend::Memory => {
             let (max_entries, max_bytes) = (api.max_responses, api.max_memory_bytes);
             Arc::new(MemoryStore::new(MemoryBounds { max_entries, max_bytes, ttl }))
         }
-        StoreBackend::Disk => Arc::new(disk(&api.disk, ttl)?),
-        StoreBackend::Redis => Arc::new(RedisStore::open(&api.redis, ttl, api.store_deadline_ms).await?),
+        StoreBackend::Disk => Arc::new(disk(&api.disk, ttl, codec)?),
+        StoreBackend::Redis => {
+            let at_rest = AtRest { codec, tenant_in_key: config.tenancy.in_key };
+            Arc::new(RedisStore::open(&api.redis, ttl, api.store_deadline_ms, at_rest).await?)
+        }
     })
 }
 
-fn disk(disk: &Disk, ttl: Duration) -> Result<DiskStore, AnyError> {
+fn disk(disk: &Disk, ttl: Duration, codec: RecordCodec) -> Result<DiskStore, AnyError> {
     let Disk { path, max_bytes, cache_bytes } = disk.clone();
-    DiskStore::open(&DiskSettings { path, max_bytes, cache_bytes, ttl })
+    DiskStore::open(&DiskSettings { path, max_bytes, cache_bytes, ttl, codec })
         .map_err(|error| format!("response_api.disk.path: {error}").into())
+}
+
+fn tenancy(tenancy: &config::Tenancy) -> Result<Option<Tenancy>, AnyError> {
+    let source = match tenancy.source {
+        TenantSource::None => return Ok(None),
+        TenantSource::Header => Source::Header(tenancy.header.clone()),
+        TenantSource::Metadata => {
+            let config::MetadataPlace { namespace, path } = tenancy.metadata.clone();
+            Source::Metadata { namespace, path }
+        }
+        TenantSource::JwtClaim => {
+            let config::JwtClaim { payload, path } = tenancy.jwt_claim.clone();
+            let path = std::iter::once(payload).chain(path).collect();
+            Source::Metadata { namespace: JWT_NAMESPACE.to_owned(), path }
+        }
+        TenantSource::Authorization => {
+            Source::Authorization(tenancy.authorization.clone().ok_or("tenancy.authorization has no key")?)
+        }
+    };
+    Ok(Some(Tenancy { source, required: tenancy.required }))
 }
 
 fn router(
@@ -221,14 +247,15 @@ fn router(
     metrics: Arc<Metrics>,
     traces: Traces,
     stop: &Stop,
-) -> Router {
+) -> Result<Router, AnyError> {
     let Config { response_api, upstream, limits, stream, .. } = config;
-    Router {
+    Ok(Router {
         enabled: response_api.enabled,
         routes: Routes::new(&response_api.path_prefix),
         ids: Box::new(RandomIds),
         settings: config.translation(),
         reasoning_keys: SealingKeys::new(response_api.reasoning_encryption.keys.clone()),
+        tenancy: tenancy(&config.tenancy)?,
         keeping: Keeping {
             store,
             deadline: response_api.store_deadline_ms,
@@ -255,5 +282,5 @@ fn router(
             degrade_without_store: response_api.on_store_error == OnStoreError::Degrade,
         },
         grace_over: stop.grace_over.clone(),
-    }
+    })
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use responses_router::id::ResponseId;
-use responses_router::store::{Ancestors, DiskSettings, DiskStore, Record, ResponseStore, Touch};
+use responses_router::store::{Ancestors, DiskSettings, DiskStore, Record, RecordCodec, ResponseStore, Touch};
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
@@ -38,7 +38,7 @@ impl Drop for Directory {
 }
 
 fn settings(path: PathBuf, ttl: Duration) -> DiskSettings {
-    DiskSettings { path, max_bytes: None, cache_bytes: 64 << 20, ttl }
+    DiskSettings { path, max_bytes: None, cache_bytes: 64 << 20, ttl, codec: RecordCodec::default() }
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -49,7 +49,8 @@ fn record(number: u128, bytes: usize) -> Arc<Record> {
     let id = ResponseId::from_bits(number);
     let text = format!("{number:x} ").repeat(bytes / 8);
     let response = RawValue::from_string(format!("{{\"id\":\"{id}\",\"output_text\":\"{text}\"}}")).unwrap();
-    Arc::new(Record { id, ancestors: Ancestors::Listed(Vec::new()), input: Vec::new(), interrupted: false, response })
+    let ancestors = Ancestors::Listed(Vec::new());
+    Arc::new(Record { id, ancestors, input: Vec::new(), interrupted: false, tenant: None, response })
 }
 
 /// Content of many sizes, some larger than a page.

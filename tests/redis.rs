@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use responses_router::config::Redis;
 use responses_router::id::ResponseId;
-use responses_router::store::{Ancestors, ChainLimits, Record, RedisStore, ResponseStore, StoreError, Touch};
+use responses_router::store::{Ancestors, AtRest, ChainLimits, Record, RedisStore, ResponseStore, StoreError, Touch};
 use serde_json::value::RawValue;
 
 const TTL: Duration = Duration::from_secs(600);
@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const LIMITS: ChainLimits = ChainLimits { max_depth: 1000, max_bytes: 64 << 20, longest_turn: Duration::ZERO };
 
 async fn open(config: &Redis) -> Arc<dyn ResponseStore> {
-    Arc::new(RedisStore::open(config, TTL, DEADLINE).await.unwrap())
+    Arc::new(RedisStore::open(config, TTL, DEADLINE, AtRest::default()).await.unwrap())
 }
 
 fn raw(text: String) -> Box<RawValue> {
@@ -34,7 +34,7 @@ fn turn(ancestors: &[ResponseId], bytes: usize) -> Arc<Record> {
     let text = "words of a turn ".repeat(bytes / 16 + 1);
     let input = vec![raw(format!("{{\"id\":\"msg_{id}\",\"content\":\"{text}\"}}"))];
     let response = raw(format!("{{\"id\":\"{id}\",\"object\":\"response\"}}"));
-    Arc::new(Record { response, id, ancestors, input, interrupted: false })
+    Arc::new(Record { response, id, ancestors, input, interrupted: false, tenant: None })
 }
 
 /// A chain of so many turns, written all at once.

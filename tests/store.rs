@@ -10,10 +10,12 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use responses_router::config::{self, Compression};
 use responses_router::id::ResponseId;
+use responses_router::sealing::{SealingKey, SealingKeys};
 use responses_router::store::{
-    Ancestors, ChainLimits, DiskStore, HistoryError, MemoryBounds, MemoryStore, Record, RedisStore, ResponseStore,
-    StoreError, Touch, history,
+    Ancestors, AtRest, ChainLimits, DiskSettings, DiskStore, HistoryError, Holdings, MemoryBounds, MemoryStore, Owner,
+    Record, RecordCodec, RedisStore, ResponseStore, StoreError, Touch, Wanted, history,
 };
+use responses_router::tenant::Tenant;
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
@@ -72,7 +74,7 @@ impl Backend for Redis {
     async fn open(&self, ttl: Duration) -> Arc<dyn ResponseStore> {
         static SERVER: OnceLock<Server> = OnceLock::new();
         let config = SERVER.get_or_init(|| Server::start(&[])).config();
-        Arc::new(RedisStore::open(&config, ttl, PATIENCE).await.unwrap())
+        Arc::new(RedisStore::open(&config, ttl, PATIENCE, AtRest::default()).await.unwrap())
     }
 }
 
@@ -83,8 +85,43 @@ struct RedisCluster;
 impl Backend for RedisCluster {
     async fn open(&self, ttl: Duration) -> Arc<dyn ResponseStore> {
         let config = config::Redis { compression: Compression::Zstd, ..Cluster::shared().config() };
-        Arc::new(RedisStore::open(&config, ttl, PATIENCE).await.unwrap())
+        Arc::new(RedisStore::open(&config, ttl, PATIENCE, AtRest::default()).await.unwrap())
     }
+}
+
+/// Records that are sealed.
+struct DiskSealed;
+
+#[async_trait]
+impl Backend for DiskSealed {
+    fn short_ttl(&self) -> Duration {
+        Duration::from_millis(300)
+    }
+
+    async fn open(&self, ttl: Duration) -> Arc<dyn ResponseStore> {
+        let directory = Directory::new("sealed");
+        let settings = DiskSettings { codec: sealing(), ..directory.settings(ttl) };
+        let store = DiskStore::open(&settings).unwrap();
+        drop(directory);
+        Arc::new(store)
+    }
+}
+
+/// Sealed and compressed, on a cluster, where tenants have keys of their own.
+struct RedisSealed;
+
+#[async_trait]
+impl Backend for RedisSealed {
+    async fn open(&self, ttl: Duration) -> Arc<dyn ResponseStore> {
+        let config = config::Redis { compression: Compression::Zstd, ..Cluster::shared().config() };
+        let at_rest = AtRest { codec: sealing(), tenant_in_key: true };
+        Arc::new(RedisStore::open(&config, ttl, PATIENCE, at_rest).await.unwrap())
+    }
+}
+
+fn sealing() -> RecordCodec {
+    let key = SealingKey::new("k1", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
+    RecordCodec::new(SealingKeys::new(vec![key]), true)
 }
 
 /// Over TLS, with a client certificate.
@@ -97,7 +134,7 @@ impl Backend for RedisTls {
         let tls = || Tls::of(tls::authority(), &["127.0.0.1"]).asking_clients();
         let server = SERVER.get_or_init(|| Server::start_tls(tls(), &[]));
         let config = tls::certified(tls::trusting(server.config(), tls::authority()), tls::authority());
-        Arc::new(RedisStore::open(&config, ttl, PATIENCE).await.unwrap())
+        Arc::new(RedisStore::open(&config, ttl, PATIENCE, AtRest::default()).await.unwrap())
     }
 }
 
@@ -113,7 +150,8 @@ fn raw(text: String) -> Box<RawValue> {
 /// A turn of `ancestors` whose one input item says `text`.
 fn turn(ancestors: Ancestors, text: &str) -> Arc<Record> {
     let id = ResponseId::from_bits(rand::random());
-    let mut record = Record { response: raw("null".to_owned()), id, ancestors, input: Vec::new(), interrupted: false };
+    let response = raw("null".to_owned());
+    let mut record = Record { response, id, ancestors, input: Vec::new(), interrupted: false, tenant: None };
     let previous = serde_json::to_string(&record.parent()).unwrap();
     record.response = raw(format!(
         "{{\"id\":\"{}\",\"object\":\"response\",\"previous_response_id\":{previous},\"temperature\":1.50}}",
@@ -408,6 +446,85 @@ async fn records_that_know_only_their_parent_are_walked(backend: &dyn Backend) {
     assert_eq!(child.ancestors, Ancestors::Listed(ids[..2].to_vec()));
 }
 
+/// The record of a tenant, written.
+async fn theirs(store: &Arc<dyn ResponseStore>, owner: Owner, ancestors: &[&Record]) -> Arc<Record> {
+    let ancestors = ancestors.iter().map(|record| record.id.clone()).collect();
+    let record = (*turn(Ancestors::Listed(ancestors), "theirs")).clone();
+    let record = Arc::new(Record { tenant: owner.tenant(), ..record });
+    Holdings::new(store, owner).put(Arc::clone(&record)).await.unwrap();
+    record
+}
+
+fn owners() -> [Owner; 4] {
+    let [one, other] = [b"one", b"two"].map(|name| Owner::Tenant(Tenant::named(name)));
+    [one, other, Owner::Everybody, Owner::Nobody]
+}
+
+async fn a_record_exists_for_its_owner_alone(backend: &dyn Backend) {
+    let store = backend.open(LONG).await;
+    let all = owners();
+    for owner in all.into_iter().filter(|owner| owner.keeps_records()) {
+        let record = theirs(&store, owner, &[]).await;
+        let child = theirs(&store, owner, &[&record]).await;
+        let ids = [record.id.clone(), child.id.clone()];
+        for stranger in all.into_iter().filter(|stranger| *stranger != owner) {
+            let holdings = Holdings::new(&store, stranger);
+            for touch in [Touch::Keep, REFRESH] {
+                assert!(holdings.load(&ids, touch).await.unwrap().iter().all(Option::is_none), "{stranger:?}");
+            }
+            let as_parent = history(&holdings, &child.id, LIMITS).await;
+            assert!(matches!(as_parent, Err(HistoryError::ParentNotFound)), "{stranger:?}");
+            let wanted = Wanted { parent: None, referenced: &ids };
+            assert!(history(&holdings, wanted, LIMITS).await.unwrap().referenced.is_empty());
+            for id in &ids {
+                assert!(!holdings.delete(id).await.unwrap(), "{stranger:?}");
+            }
+            assert!(holdings.put(Arc::clone(&record)).await.is_err(), "{stranger:?}");
+            if stranger.keeps_records() {
+                // A turn of theirs that names another's as its parent, which no client can make.
+                let forged = theirs(&store, stranger, &[&record]).await;
+                let as_ancestor = history(&holdings, &forged.id, LIMITS).await;
+                assert!(matches!(as_ancestor, Err(HistoryError::AncestorMissing)), "{stranger:?}");
+            }
+        }
+        let holdings = Holdings::new(&store, owner);
+        assert_eq!(history(&holdings, &child.id, LIMITS).await.unwrap().records, [Arc::clone(&record), child]);
+        assert_eq!(holdings.load(&ids[..1], Touch::Keep).await.unwrap(), [Some(record)]);
+        for id in &ids {
+            assert!(holdings.delete(id).await.unwrap());
+            assert!(!holdings.delete(id).await.unwrap());
+        }
+    }
+}
+
+async fn strangers_do_not_keep_a_record_alive_and_its_owner_does(backend: &dyn Backend) {
+    let ttl = backend.short_ttl();
+    let store = backend.open(ttl).await;
+    let [owner, stranger, ..] = owners();
+    let [own, foreign] = [owner, stranger].map(|owner| Holdings::new(&store, owner));
+    let deadline = Instant::now() + PATIENCE;
+    'attempt: loop {
+        assert!(Instant::now() < deadline, "this machine is too slow for the test");
+        let (used, unused) = (theirs(&store, owner, &[]).await, theirs(&store, owner, &[]).await);
+        let written = Instant::now();
+        let mut last_use = written;
+        while written.elapsed() < 3 * ttl {
+            let wanted = Wanted { parent: None, referenced: std::slice::from_ref(&unused.id) };
+            assert!(history(&foreign, wanted, LIMITS).await.unwrap().referenced.is_empty());
+            let now = Instant::now();
+            let loaded = history(&own, &used.id, LIMITS).await;
+            if last_use.elapsed() >= ttl {
+                continue 'attempt;
+            }
+            assert_eq!(loaded.unwrap().records.len(), 1);
+            last_use = now;
+            tokio::time::sleep(ttl / 10).await;
+        }
+        assert_eq!(own.load(std::slice::from_ref(&unused.id), Touch::Keep).await.unwrap(), [None]);
+        return;
+    }
+}
+
 macro_rules! contract {
     (@tests $backend:expr; $($test:ident)*) => {
         $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -433,6 +550,8 @@ macro_rules! contract {
                 a_record_of_five_megabytes_comes_back_byte_for_byte
                 a_deleted_turn_ends_its_chain_with_an_error
                 records_that_know_only_their_parent_are_walked
+                a_record_exists_for_its_owner_alone
+                strangers_do_not_keep_a_record_alive_and_its_owner_does
             }
         }
     };
@@ -443,3 +562,5 @@ contract!(disk, super::Disk);
 contract!(redis, super::Redis);
 contract!(redis_tls, super::RedisTls);
 contract!(redis_cluster, super::RedisCluster);
+contract!(disk_sealed, super::DiskSealed);
+contract!(redis_sealed, super::RedisSealed);

@@ -9,15 +9,16 @@ mod disk;
 mod environment;
 mod expanding;
 mod history;
+mod keys;
 mod limits;
 mod otlp;
-mod reasoning_encryption;
 mod redis;
 mod response_api;
 mod server;
 mod shown;
 mod source;
 mod telemetry;
+mod tenancy;
 #[cfg(test)]
 mod tests;
 mod upstream;
@@ -30,13 +31,14 @@ use serde::{Deserialize, Serialize};
 
 pub use self::disk::Disk;
 pub use self::history::History;
+pub use self::keys::{Encryption, ReasoningEncryption};
 pub use self::limits::{Limits, Stream};
 pub use self::otlp::{Otlp, OtlpEndpoint};
-pub use self::reasoning_encryption::ReasoningEncryption;
 pub use self::redis::{Compression, OnMissingAcks, Redis, RedisAddress, RedisAddressError, RedisServer};
 pub use self::response_api::{OnStoreError, ResponseApi, StoreBackend};
 pub use self::server::{Listen, ListenError, Server, ServerTls, SocketMode};
 pub use self::telemetry::{LogFormat, Telemetry};
+pub use self::tenancy::{JwtClaim, MetadataPlace, Tenancy, TenantSource};
 pub use self::upstream::{Model, Upstream};
 
 use self::environment::Environment;
@@ -60,6 +62,8 @@ pub struct Config {
     pub stream: Stream,
     /// What bounds an exchange.
     pub limits: Limits,
+    /// Whose responses are whose.
+    pub tenancy: Tenancy,
     /// What the log says, and how.
     pub telemetry: Telemetry,
 }
@@ -150,14 +154,20 @@ impl Config {
             let problem = "must be at least `max_request_bytes`, or the largest requests never get in";
             return Err(sources.invalid(&["limits", "max_buffered_bytes"], problem));
         }
-        if self.response_api.reasoning_encryption.repeats_an_id() {
-            let path = ["response_api", "reasoning_encryption", "keys"];
-            return Err(sources.invalid(&path, "must each have an id of its own"));
+        let ResponseApi { reasoning_encryption, encryption, .. } = &self.response_api;
+        for (block, keys) in [("reasoning_encryption", &reasoning_encryption.keys), ("encryption", &encryption.keys)] {
+            if keys::repeat_an_id(keys) {
+                return Err(sources.invalid(&["response_api", block, "keys"], "must each have an id of its own"));
+            }
         }
         if self.telemetry.otlp.endpoint.is_some() && !cfg!(feature = "otlp") {
             let problem = "this router was built without OTLP (cargo feature `otlp`)";
             return Err(sources.invalid(&["telemetry", "otlp", "endpoint"], problem));
         }
+        if encryption.required && encryption.keys.is_empty() {
+            return Err(sources.invalid(&["response_api", "encryption", "required"], "needs `keys` beside it"));
+        }
+        self.tenancy_contradictions(sources)?;
         let redis = &self.response_api.redis;
         if redis.cluster_mode && redis.db != 0 {
             return Err(sources.invalid_redis("db", "must be 0 in cluster mode, a cluster has no other database"));
@@ -188,6 +198,28 @@ impl Config {
             (None, Some(_)) => Err(sources.invalid_redis("tls_key_path", "needs `tls_cert_path` beside it")),
             (Some(_), Some(_)) | (None, None) => Ok(()),
         }
+    }
+}
+
+impl Config {
+    fn tenancy_contradictions(&self, sources: &Sources<'_>) -> Result<(), ConfigError> {
+        let Tenancy { source, metadata, jwt_claim, authorization, in_key, .. } = &self.tenancy;
+        let missing = match source {
+            TenantSource::None if *in_key => return Err(sources.invalid(&["tenancy", "in_key"], "needs a `source`")),
+            TenantSource::Metadata if metadata.namespace.is_empty() => "needs `metadata.namespace`",
+            TenantSource::Metadata if metadata.path.is_empty() => "needs `metadata.path`",
+            TenantSource::JwtClaim if jwt_claim.payload.is_empty() => "needs `jwt_claim.payload`",
+            TenantSource::JwtClaim if jwt_claim.path.is_empty() => "needs `jwt_claim.path`",
+            TenantSource::Authorization if authorization.is_none() => {
+                "needs `authorization.key` or `authorization.file`"
+            }
+            TenantSource::None
+            | TenantSource::Header
+            | TenantSource::Metadata
+            | TenantSource::JwtClaim
+            | TenantSource::Authorization => return Ok(()),
+        };
+        Err(sources.invalid(&["tenancy", "source"], missing))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
-use super::reasoning_encryption::ReasoningEncryption;
+use super::keys::{Encryption, ReasoningEncryption};
 use super::redis::Redis;
 use super::{checked, shown};
 use crate::openai::dialect::DialectName;
@@ -46,6 +46,8 @@ pub struct ResponseApi {
     pub path_prefix: String,
     /// The keys that seal reasoning for clients that carry it.
     pub reasoning_encryption: ReasoningEncryption,
+    /// The keys that seal responses where they are kept.
+    pub encryption: Encryption,
     /// The disk store's file; used when `store_backend` is `disk`, checked always.
     pub disk: Disk,
     /// How to reach Redis; used when `store_backend` is `redis`, checked always.
@@ -66,6 +68,7 @@ impl Default for ResponseApi {
             unsupported_tools: UnsupportedTools::default(),
             path_prefix: String::new(),
             reasoning_encryption: ReasoningEncryption::default(),
+            encryption: Encryption::default(),
             disk: Disk::default(),
             redis: Redis::default(),
         }

@@ -243,6 +243,13 @@ limits:
   max_history_bytes: 5
   request_body_seconds: 6
   exchange_seconds: 7
+tenancy:
+  source: jwt_claim
+  header: X-Org
+  metadata: {namespace: n, path: [a, b]}
+  jwt_claim: {payload: p, path: ["https://example.com/org", id]}
+  required: false
+  in_key: true
 telemetry: {log_format: json, log_level: "warn,responses_router=debug"}
 "#,
     )
@@ -268,6 +275,10 @@ telemetry: {log_format: json, log_level: "warn,responses_router=debug"}
     assert_eq!(limits.request_body_seconds, Duration::from_secs(6));
     assert_eq!(limits.request_body_bytes_per_second, None);
     assert_eq!(limits.exchange_seconds, Duration::from_secs(7));
+    let Tenancy { source, header, metadata, jwt_claim, required, in_key, .. } = &config.tenancy;
+    assert_eq!((*source, header.as_str(), *required, *in_key), (TenantSource::JwtClaim, "x-org", false, true));
+    assert_eq!((&*metadata.namespace, metadata.path.join("/")), ("n", "a/b".to_owned()));
+    assert_eq!((&*jwt_claim.payload, jwt_claim.path.join(" ")), ("p", "https://example.com/org id".to_owned()));
     assert_eq!(telemetry.log_format, LogFormat::Json);
     assert_eq!(telemetry.log_level, "warn,responses_router=debug");
 

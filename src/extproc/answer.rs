@@ -15,11 +15,10 @@ use super::body::{self, BodyCollector};
 use super::duplex::{Envoy, ExchangeError, Finished};
 use super::exchange::{EndedBy, Interrupt, Router, now};
 use super::headers::{HeaderMutation, Headers};
-use super::keeping::{LiveStream, unstored};
+use super::keeping::{Lineage, LiveStream, unstored};
 use super::local::{LocalAnswer, error_headers};
 use super::message::{BodyPiece, Inbound, LastReply, Reply, ResponseHead};
 use super::refusal;
-use crate::id::ResponseId;
 use crate::openai::error::WireError;
 use crate::openai::responses::ResponseError;
 use crate::store::Record;
@@ -64,13 +63,13 @@ pub(super) async fn answer(
     mut envoy: Envoy,
     head: &ResponseHead,
     plan: Plan,
-    ancestors: Vec<ResponseId>,
+    lineage: Lineage,
     mut seat: Seat,
     deadline: Instant,
 ) -> Result<Finished, ExchangeError> {
     let announced = Announced::of(head);
     if announced == Announced::Error {
-        return upstream_error(router, envoy, head, Some((plan, ancestors)), deadline).await;
+        return upstream_error(router, envoy, head, Some((plan, lineage)), deadline).await;
     }
     let form = if plan.stream { AnswerForm::Events } else { AnswerForm::Json };
     let machine = ResponseStream::new(plan, form, &router.settings);
@@ -80,14 +79,14 @@ pub(super) async fn answer(
             Err(refusal::bad_answer("The upstream sent a compressed stream.").into())
         }
         Announced::EventStream if form == AnswerForm::Events => {
-            return live(router, envoy, head, machine, ancestors, seat, deadline).await;
+            return live(router, envoy, head, machine, lineage, seat, deadline).await;
         }
         Announced::EventStream => gather_stream(router, &mut envoy, machine, &mut seat, deadline).await,
         Announced::Json => gather_json(router, &mut envoy, head, machine, &mut seat, deadline).await,
         Announced::Nothing | Announced::Error => Err(refusal::bad_answer("The upstream sent an empty answer.").into()),
     };
     match held {
-        Ok((machine, ended_by)) => whole(router, envoy, head, machine, ancestors, ended_by).await,
+        Ok((machine, ended_by)) => whole(router, envoy, head, machine, lineage, ended_by).await,
         Err(interrupt) => router.leave(envoy, interrupt).await,
     }
 }
@@ -173,7 +172,7 @@ async fn whole(
     mut envoy: Envoy,
     head: &ResponseHead,
     machine: ResponseStream,
-    ancestors: Vec<ResponseId>,
+    lineage: Lineage,
     ended_by: EndedBy,
 ) -> Result<Finished, ExchangeError> {
     let mut finished = machine.finish(End::Complete, now());
@@ -187,7 +186,7 @@ async fn whole(
     }
     let mut mutation = answer_headers(&head.headers, finished.plan());
     let mut kept = None;
-    match settle(router, envoy.account(), &mut finished, &ancestors).await {
+    match settle(router, envoy.account(), &mut finished, &lineage).await {
         Ok(Stored::AsAsked(record)) => kept = record,
         Ok(Stored::Not) => mutation = mutation.set("x-responses-stored", "false"),
         Err(error) if !streamed => {
@@ -226,7 +225,7 @@ async fn live(
     mut envoy: Envoy,
     head: &ResponseHead,
     machine: ResponseStream,
-    ancestors: Vec<ResponseId>,
+    lineage: Lineage,
     mut seat: Seat,
     deadline: Instant,
 ) -> Result<Finished, ExchangeError> {
@@ -239,7 +238,7 @@ async fn live(
     // From here on the client may know the id: whatever becomes of this future, what was produced is kept.
     let account = envoy.account().clone();
     account.note(|facts| facts.status = Some(200));
-    let mut stream = LiveStream::new(machine, ancestors, router.keeping.clone(), account.clone(), now);
+    let mut stream = LiveStream::new(machine, lineage, router.keeping.clone(), account.clone(), now);
     let opening = stream.push(&first.bytes);
     let mut ended_by = ending(first.end, stream.is_over(), stream.has_failed());
     envoy.send(Reply::response_headers(mutation.status(200))).await;
@@ -273,11 +272,11 @@ async fn live(
         }
     };
 
-    let Some((mut finished, ancestors)) = stream.finish(end) else {
+    let Some((mut finished, lineage)) = stream.finish(end) else {
         return Err(ExchangeError::Internal("the stream was finished twice"));
     };
     // A failure is told inside the stream, see `settle`.
-    let _ = settle(router, &account, &mut finished, &ancestors).await;
+    let _ = settle(router, &account, &mut finished, &lineage).await;
     Ok(end_with(envoy, finished.into_tail(), ended_by).await)
 }
 
@@ -309,14 +308,14 @@ async fn settle(
     router: &Router,
     account: &Account,
     finished: &mut translate::Finished,
-    ancestors: &[ResponseId],
+    lineage: &Lineage,
 ) -> Result<Stored, WireError> {
     if !finished.plan().store {
         return Ok(Stored::AsAsked(None));
     }
     // What becomes of it when this future is dropped.
     account.note(|facts| facts.stored = StoredFact::InBackground);
-    match account.storing("store response", router.keeping.keep(finished, ancestors)).await {
+    match account.storing("store response", router.keeping.keep(finished, lineage)).await {
         Ok(record) => {
             account.note(|facts| facts.stored = StoredFact::Stored);
             Ok(Stored::AsAsked(Some(record)))
@@ -375,12 +374,12 @@ async fn end_of_upstream(envoy: &mut Envoy) -> EndedBy {
 }
 
 /// An error of the upstream, or of Envoy on its behalf, in the contract's shape, its status and retry headers kept.
-/// `asked` is there when the request had gone up: its plan, and its ancestors.
+/// `asked` is there when the request had gone up: its plan, and its lineage.
 pub(super) async fn upstream_error(
     router: &Router,
     mut envoy: Envoy,
     head: &ResponseHead,
-    asked: Option<(Plan, Vec<ResponseId>)>,
+    asked: Option<(Plan, Lineage)>,
     deadline: Instant,
 ) -> Result<Finished, ExchangeError> {
     let (body, ended_by) = if head.end_of_stream {
@@ -399,10 +398,10 @@ pub(super) async fn upstream_error(
     }
     match (asked, ended_by) {
         // Codex and its like compact when a stream says so; an HTTP error they would only retry.
-        (Some((plan, ancestors)), Some(ended_by)) if plan.stream && overflow => {
+        (Some((plan, lineage)), Some(ended_by)) if plan.stream && overflow => {
             let mut machine = ResponseStream::new(plan, AnswerForm::Events, &router.settings);
             machine.fail(ResponseError { code: "context_length_exceeded".to_owned(), message: error.message });
-            whole(router, envoy, head, machine, ancestors, ended_by).await
+            whole(router, envoy, head, machine, lineage, ended_by).await
         }
         (_, Some(ended_by)) => {
             let body = Bytes::from(error.body(router.settings.api));

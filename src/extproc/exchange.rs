@@ -18,18 +18,20 @@ use super::answer;
 use super::body::{self, BodyCollector};
 use super::duplex::{Envoy, ExchangeError, Finished};
 use super::headers::HeaderMutation;
-use super::keeping::Keeping;
+use super::keeping::{Keeping, Lineage};
 use super::local::{self, LocalAnswer};
 use super::message::{Inbound, LastReply, Reply, RequestHead, ResponseHead};
 use super::refusal;
 use super::route::{Route, Routes};
-use crate::id::{IdSource, ResponseId};
+use super::tenancy::{NoIdentity, Tenancy};
+use crate::id::IdSource;
 use crate::openai::error::WireError;
 use crate::sealing::SealingKeys;
-use crate::store::{ChainLimits, History, Record, Wanted};
+use crate::store::{ChainLimits, History, Owner, Record, Wanted};
 use crate::telemetry::facts::{Chain, Ending, Stored};
 use crate::telemetry::traces::TraceContext;
 use crate::telemetry::{Account, Reporter};
+use crate::translate::sealing::Seal;
 use crate::translate::{self, CreateRequest, Past, Plan, RequestError, Settings, Turn};
 
 /// The request header by which Envoy's routes can choose a cluster.
@@ -37,9 +39,6 @@ const SELECTED_MODEL: &str = "x-selected-model";
 
 /// How long a request's body may come slower than its pace.
 pub const BODY_GRACE: Duration = Duration::from_secs(10);
-
-/// Whose reasoning is sealed, as long as there are no tenants.
-const NO_TENANT: &str = "";
 
 /// All that exchanges share.
 pub struct Router {
@@ -53,6 +52,8 @@ pub struct Router {
     pub settings: Settings,
     /// Seals reasoning for clients that carry it, when there are keys.
     pub reasoning_keys: Option<SealingKeys>,
+    /// How tenants are told apart; without, there are none.
+    pub tenancy: Option<Tenancy>,
     /// The responses.
     pub keeping: Keeping,
     /// Where exchanges are reported.
@@ -142,7 +143,7 @@ enum Upload {
 struct Admitted {
     chat: Vec<u8>,
     plan: Plan,
-    ancestors: Vec<ResponseId>,
+    lineage: Lineage,
 }
 
 impl Handler for Router {
@@ -166,11 +167,15 @@ impl Handler for Router {
                     let error = WireError::new(404, "The Responses API is not enabled here.");
                     return self.leave(envoy, error.into()).await;
                 }
+                let Ok(owner) = self.owner(&head, &route) else {
+                    return self.leave(envoy, refusal::no_identity().into()).await;
+                };
+                envoy.account().note(|facts| facts.tenant = owner.tenant());
                 if route == Route::Create {
-                    // On the heap: the others need a fraction of its memory.
-                    return Box::pin(self.create(envoy, &head, seat, deadline)).await;
+                    // On the heap, so that what is answered at once needs none of its room.
+                    return Box::pin(self.create(envoy, &head, owner, seat, deadline)).await;
                 }
-                let answer = local::answer(&self.keeping, envoy.account(), self.settings.api, route).await;
+                let answer = local::answer(&self.keeping, owner, envoy.account(), self.settings.api, route).await;
                 Ok(answer.finish(envoy).await)
             }
             // A filter in front of ours answered by itself: that is its answer, not an upstream's.
@@ -182,10 +187,21 @@ impl Handler for Router {
 }
 
 impl Router {
+    /// On whose behalf the request is answered. Browsers ask by OPTIONS without saying who they are; the answer is the
+    /// same for all.
+    fn owner(&self, head: &RequestHead, route: &Route) -> Result<Owner, NoIdentity> {
+        match (&self.tenancy, route) {
+            (None, _) => Ok(Owner::Everybody),
+            (Some(_), Route::Options { .. }) => Ok(Owner::Nobody),
+            (Some(tenancy), _) => tenancy.owner(head),
+        }
+    }
+
     async fn create(
         &self,
         mut envoy: Envoy,
         head: &RequestHead,
+        owner: Owner,
         mut seat: Seat,
         deadline: Instant,
     ) -> Result<Finished, ExchangeError> {
@@ -196,7 +212,7 @@ impl Router {
             }
             Err(interrupt) => return self.leave(envoy, interrupt).await,
         };
-        let Admitted { chat, plan, ancestors } = match self.admit(head, body, &mut seat, envoy.account()).await {
+        let Admitted { chat, plan, lineage } = match self.admit(head, owner, body, &mut seat, envoy.account()).await {
             Ok(admitted) => admitted,
             Err(error) => {
                 tracing::debug!(status = error.status, code = error.code, "refused");
@@ -222,13 +238,14 @@ impl Router {
                 Err(interrupt) => return self.leave(envoy, interrupt).await,
             }
         };
-        answer::answer(self, envoy, &head, plan, ancestors, seat, deadline).await
+        answer::answer(self, envoy, &head, plan, lineage, seat, deadline).await
     }
 
     /// Reads the body's meaning, loads the history, and translates. The upstream has seen nothing yet.
     async fn admit(
         &self,
         head: &RequestHead,
+        owner: Owner,
         body: Bytes,
         seat: &mut Seat,
         account: &Account,
@@ -236,8 +253,12 @@ impl Router {
         let body = body::decode(&head.headers, body, self.policy.max_request_bytes);
         let body = body.map_err(|error| refusal::body(&error))?;
         seat.claim(body.len()).map_err(refusal::overloaded)?;
-        let create = CreateRequest::parse(&body, &self.settings.request).map_err(|error| refuse(&error))?;
+        let mut create = CreateRequest::parse(&body, &self.settings.request).map_err(|error| refuse(&error))?;
         drop(body);
+        if create.store && !owner.keeps_records() {
+            create.store = false;
+            create.lossy.skip("store", "");
+        }
         account.note(|facts| {
             facts.stream = create.stream;
             facts.model.clone_from(&create.model);
@@ -246,28 +267,39 @@ impl Router {
 
         let parent = create.previous_response_id.as_ref();
         let wanted = Wanted { parent, referenced: &create.referenced_responses() };
-        let load = self.keeping.history(wanted, self.policy.chain);
+        let load = self.keeping.history(owner, wanted, self.policy.chain);
         let history = if wanted.is_empty() { load.await } else { account.storing("load history", load).await };
         let history = history.map_err(|error| refusal::history(&error, parent))?;
         let chain = chain_of(&history);
         let past = Past { chain: &turns(&history.records), referenced: &turns(&history.referenced) };
-        let seal = self.reasoning_keys.as_ref().map(|keys| keys.bound_to(NO_TENANT));
+        let seal = self.seal_of(owner);
         let id = self.ids.response_id();
         let began = Instant::now();
         let translated = translate::request(create, past, &self.settings, seal, id, now());
         account.step("translate request", began, translated.is_err());
         let translated = translated.map_err(|error| refuse(&error))?;
-        let ancestors = history.ancestors_of_child();
+        let lineage = Lineage { owner, ancestors: history.ancestors_of_child() };
         let plan = &translated.plan;
         account.note(|facts| {
             facts.response_id = Some(plan.id.clone());
-            facts.conversation = Some(ancestors.first().unwrap_or(&plan.id).clone());
+            facts.conversation = Some(lineage.ancestors.first().unwrap_or(&plan.id).clone());
             facts.model = Some(plan.model().to_owned());
             facts.stored = if plan.store { Stored::Due } else { Stored::NotAsked };
             facts.chain = chain;
             facts.lossy.clone_from(&plan.lossy);
         });
-        Ok(Admitted { chat: translated.chat, plan: translated.plan, ancestors })
+        Ok(Admitted { chat: translated.chat, plan: translated.plan, lineage })
+    }
+
+    /// What seals reasoning for an owner, and opens no one else's. Those without identity would share a seal: they get
+    /// none.
+    fn seal_of(&self, owner: Owner) -> Option<Arc<dyn Seal>> {
+        let keys = self.reasoning_keys.as_ref()?;
+        match owner {
+            Owner::Everybody => Some(keys.bound_to("")),
+            Owner::Tenant(tenant) => Some(keys.bound_to(&tenant.to_string())),
+            Owner::Nobody => None,
+        }
     }
 
     async fn request_body(&self, envoy: &mut Envoy, head: &RequestHead, seat: &mut Seat) -> Result<Upload, Interrupt> {
@@ -306,6 +338,8 @@ impl Router {
             // overwrites the header with its own when it sends the request up.
             // We read the answer, so it must come uncompressed.
             .remove("accept-encoding");
+        let tenant = self.tenancy.as_ref().and_then(Tenancy::header);
+        let mutation = tenant.into_iter().fold(mutation, |mutation, name| mutation.remove(name.as_str()));
         // The model is the client's word: only what a header value can carry gets into one, and a client's own header
         // of this name never passes.
         match http::HeaderValue::from_str(model) {

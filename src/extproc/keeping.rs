@@ -11,13 +11,22 @@ use crate::id::ResponseId;
 use crate::openai::responses::ResponseError;
 use crate::store::chain::{self, ChainLimits, History, HistoryError, Wanted};
 use crate::store::record::Ancestors;
-use crate::store::{FromStore, Record, ResponseStore, StoreError, Touch};
+use crate::store::{FromStore, Holdings, Owner, Record, ResponseStore, StoreError, Touch};
 use crate::telemetry::Account;
 use crate::telemetry::facts::Stored;
 use crate::telemetry::metrics::Metrics;
 use crate::translate::{End, Finished, Outcome, ResponseStream};
 
-/// A store with deadlines. Cheap to clone.
+/// Where a response comes from.
+#[derive(Debug, Clone)]
+pub struct Lineage {
+    /// Whose it is.
+    pub owner: Owner,
+    /// The turns before it, oldest first.
+    pub ancestors: Vec<ResponseId>,
+}
+
+/// A store with deadlines. Cheap to clone. Whatever is asked of it is asked on someone's behalf ([`Holdings`]).
 #[derive(Clone)]
 pub struct Keeping {
     /// Where the records are.
@@ -31,34 +40,44 @@ pub struct Keeping {
 }
 
 impl Keeping {
-    /// One record, without prolonging its life.
+    fn holdings(&self, owner: Owner) -> Holdings {
+        Holdings::new(&self.store, owner)
+    }
+
+    /// One record of the owner's, without prolonging its life.
     ///
     /// # Errors
     /// [`StoreError`]; not found is `None`.
-    pub async fn fetch(&self, id: &ResponseId) -> Result<Option<Arc<Record>>, StoreError> {
+    pub async fn fetch(&self, owner: Owner, id: &ResponseId) -> Result<Option<Arc<Record>>, StoreError> {
         let ids = std::slice::from_ref(id);
-        let records = self.within("get", self.store.load(ids, Touch::Keep)).await?;
+        let records = self.within("get", self.holdings(owner).load(ids, Touch::Keep)).await?;
         Ok(records.into_iter().next().flatten())
     }
 
-    /// Removes a record; says whether there was one.
+    /// Removes a record of the owner's; says whether there was one.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn delete(&self, id: &ResponseId) -> Result<bool, StoreError> {
-        self.within("delete", self.store.delete(id)).await
+    pub async fn delete(&self, owner: Owner, id: &ResponseId) -> Result<bool, StoreError> {
+        self.within("delete", self.holdings(owner).delete(id)).await
     }
 
-    /// The chain that ends with the parent and what is referred to besides, prolonging the life of all of it.
+    /// The chain that ends with the parent and what is referred to besides, all of it the owner's, prolonging its life.
     ///
     /// # Errors
     /// [`HistoryError`]; a hole in the chain is one, never a shorter history.
-    pub async fn history(&self, wanted: Wanted<'_>, limits: ChainLimits) -> Result<History, HistoryError> {
+    pub async fn history(
+        &self,
+        owner: Owner,
+        wanted: Wanted<'_>,
+        limits: ChainLimits,
+    ) -> Result<History, HistoryError> {
         if wanted.is_empty() {
             return Ok(History::default());
         }
         let began = Instant::now();
-        let load = chain::history(&*self.store, wanted, limits);
+        let holdings = self.holdings(owner);
+        let load = chain::history(&holdings, wanted, limits);
         let result = tokio::time::timeout(self.deadline.saturating_mul(2), load).await;
         let result = result.unwrap_or(Err(HistoryError::Store(StoreError::Timeout)));
         let failure = result.as_ref().err().and_then(FromStore::store_error);
@@ -72,19 +91,19 @@ impl Keeping {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn keep(&self, finished: &Finished, ancestors: &[ResponseId]) -> Result<Arc<Record>, StoreError> {
-        let record = Arc::new(record(finished, ancestors)?);
-        let mut unwritten = Unwritten { keeping: self, record: Some(Arc::clone(&record)) };
-        let result = self.within("put", self.store.put(Arc::clone(&record))).await;
+    pub async fn keep(&self, finished: &Finished, lineage: &Lineage) -> Result<Arc<Record>, StoreError> {
+        let record = Arc::new(record(finished, lineage)?);
+        let mut unwritten = Unwritten { keeping: self, owner: lineage.owner, record: Some(Arc::clone(&record)) };
+        let result = self.within("put", self.holdings(lineage.owner).put(Arc::clone(&record))).await;
         unwritten.record = None;
         result.map(|()| record)
     }
 
-    fn keep_in_background(&self, record: Arc<Record>) {
+    fn keep_in_background(&self, owner: Owner, record: Arc<Record>) {
         let keeping = self.clone();
         self.tasks.spawn(async move {
             // The failure was counted and logged; nobody is left to tell.
-            let _ = keeping.within("put", keeping.store.put(record)).await;
+            let _ = keeping.within("put", keeping.holdings(owner).put(record)).await;
         });
     }
 
@@ -107,27 +126,29 @@ impl Keeping {
     }
 }
 
-fn record(finished: &Finished, ancestors: &[ResponseId]) -> Result<Record, StoreError> {
+fn record(finished: &Finished, lineage: &Lineage) -> Result<Record, StoreError> {
     let plan = finished.plan();
     Ok(Record {
         id: plan.id.clone(),
-        ancestors: Ancestors::Listed(ancestors.to_vec()),
+        ancestors: Ancestors::Listed(lineage.ancestors.clone()),
         input: plan.input.clone(),
         response: finished.response().map_err(|error| StoreError::Corrupt(error.to_string()))?,
         interrupted: *finished.outcome() == Outcome::Disconnected,
+        tenant: lineage.owner.tenant(),
     })
 }
 
 /// A record whose write has begun and was not acknowledged.
 struct Unwritten<'a> {
     keeping: &'a Keeping,
+    owner: Owner,
     record: Option<Arc<Record>>,
 }
 
 impl Drop for Unwritten<'_> {
     fn drop(&mut self) {
         if let Some(record) = self.record.take() {
-            self.keeping.keep_in_background(record);
+            self.keeping.keep_in_background(self.owner, record);
         }
     }
 }
@@ -137,7 +158,7 @@ impl Drop for Unwritten<'_> {
 pub struct LiveStream {
     /// There until it is finished.
     machine: Option<ResponseStream>,
-    ancestors: Vec<ResponseId>,
+    lineage: Lineage,
     keeping: Keeping,
     account: Account,
     now: fn() -> u64,
@@ -147,12 +168,12 @@ impl LiveStream {
     /// Watches over a stream. `now` gives seconds since the epoch.
     pub fn new(
         machine: ResponseStream,
-        ancestors: Vec<ResponseId>,
+        lineage: Lineage,
         keeping: Keeping,
         account: Account,
         now: fn() -> u64,
     ) -> Self {
-        Self { machine: Some(machine), ancestors, keeping, account, now }
+        Self { machine: Some(machine), lineage, keeping, account, now }
     }
 
     /// See [`ResponseStream::push`].
@@ -191,10 +212,11 @@ impl LiveStream {
 
     /// Ends the stream, which is no longer watched over.
     #[must_use]
-    pub fn finish(mut self, end: End) -> Option<(Finished, Vec<ResponseId>)> {
+    pub fn finish(mut self, end: End) -> Option<(Finished, Lineage)> {
         let finished = self.machine.take()?.finish(end, (self.now)());
         self.account.note(|facts| facts.response_ended(&finished, end));
-        Some((finished, std::mem::take(&mut self.ancestors)))
+        let ancestors = std::mem::take(&mut self.lineage.ancestors);
+        Some((finished, Lineage { owner: self.lineage.owner, ancestors }))
     }
 }
 
@@ -211,8 +233,8 @@ impl Drop for LiveStream {
             return;
         }
         self.account.note(|facts| facts.stored = Stored::InBackground);
-        match record(&finished, &self.ancestors) {
-            Ok(record) => self.keeping.keep_in_background(Arc::new(record)),
+        match record(&finished, &self.lineage) {
+            Ok(record) => self.keeping.keep_in_background(self.lineage.owner, Arc::new(record)),
             Err(error) => tracing::error!(%error, "an interrupted response could not be stored"),
         }
     }

@@ -15,7 +15,7 @@ use crate::id::ResponseId;
 use crate::openai::dialect::ApiDialect;
 use crate::openai::error::WireError;
 use crate::openai::input_items::{InputItemsQuery, instructions_item};
-use crate::store::Record;
+use crate::store::{Owner, Record};
 use crate::telemetry::Account;
 use crate::telemetry::facts::known_code;
 
@@ -94,12 +94,35 @@ pub fn error_headers(headers: HeaderMutation, error: &WireError) -> HeaderMutati
     }
 }
 
-/// Answers every route but [`Route::Create`].
-pub async fn answer(keeping: &Keeping, account: &Account, dialect: ApiDialect, route: Route) -> LocalAnswer {
+/// On whose behalf something is asked of the store, and where that is noted.
+#[derive(Clone, Copy)]
+struct Asker<'a> {
+    keeping: &'a Keeping,
+    owner: Owner,
+    account: &'a Account,
+}
+
+impl Asker<'_> {
+    /// The record of a response that a path names.
+    async fn stored(self, id: &ResponseId) -> Result<Arc<Record>, WireError> {
+        let record = self.account.storing("load response", self.keeping.fetch(self.owner, id)).await;
+        record.map_err(|error| refusal::store(&error))?.ok_or_else(|| refusal::response_not_found(Some(id)))
+    }
+}
+
+/// Answers every route but [`Route::Create`], on behalf of this owner.
+pub async fn answer(
+    keeping: &Keeping,
+    owner: Owner,
+    account: &Account,
+    dialect: ApiDialect,
+    route: Route,
+) -> LocalAnswer {
+    let asker = Asker { keeping, owner, account };
     let result = match route {
-        Route::Retrieve { id } => retrieve(keeping, account, id).await,
-        Route::Delete { id } => delete(keeping, account, id).await,
-        Route::InputItems { id, query } => input_items(keeping, account, dialect, id, &query).await,
+        Route::Retrieve { id } => retrieve(asker, id).await,
+        Route::Delete { id } => delete(asker, id).await,
+        Route::InputItems { id, query } => input_items(asker, dialect, id, &query).await,
         Route::Options { allow } => Ok(LocalAnswer {
             status: 204,
             headers: HeaderMutation::new().set("allow", allow),
@@ -127,18 +150,12 @@ fn known(id: PathId) -> Result<ResponseId, WireError> {
     id.map_err(|_| refusal::response_not_found(None))
 }
 
-/// The record of a response that a path names.
-async fn stored(keeping: &Keeping, account: &Account, id: &ResponseId) -> Result<Arc<Record>, WireError> {
-    let record = account.storing("load response", keeping.fetch(id)).await;
-    record.map_err(|error| refusal::store(&error))?.ok_or_else(|| refusal::response_not_found(Some(id)))
-}
-
-async fn retrieve(keeping: &Keeping, account: &Account, id: PathId) -> Result<LocalAnswer, WireError> {
-    let record = stored(keeping, account, &known(id)?).await?;
+async fn retrieve(asker: Asker<'_>, id: PathId) -> Result<LocalAnswer, WireError> {
+    let record = asker.stored(&known(id)?).await?;
     Ok(LocalAnswer::json(Bytes::copy_from_slice(record.response.get().as_bytes())))
 }
 
-async fn delete(keeping: &Keeping, account: &Account, id: PathId) -> Result<LocalAnswer, WireError> {
+async fn delete(asker: Asker<'_>, id: PathId) -> Result<LocalAnswer, WireError> {
     #[derive(Serialize)]
     struct Deleted<'a> {
         id: &'a ResponseId,
@@ -146,7 +163,8 @@ async fn delete(keeping: &Keeping, account: &Account, id: PathId) -> Result<Loca
         deleted: bool,
     }
     let id = known(id)?;
-    let existed = account.storing("delete response", keeping.delete(&id)).await;
+    let Asker { keeping, owner, account } = asker;
+    let existed = account.storing("delete response", keeping.delete(owner, &id)).await;
     if !existed.map_err(|error| refusal::store(&error))? {
         return Err(refusal::response_not_found(Some(&id)));
     }
@@ -155,16 +173,10 @@ async fn delete(keeping: &Keeping, account: &Account, id: PathId) -> Result<Loca
     Ok(LocalAnswer::json(serde_json::to_vec(&body).unwrap_or_default()))
 }
 
-async fn input_items(
-    keeping: &Keeping,
-    account: &Account,
-    dialect: ApiDialect,
-    id: PathId,
-    query: &str,
-) -> Result<LocalAnswer, WireError> {
+async fn input_items(asker: Asker<'_>, dialect: ApiDialect, id: PathId, query: &str) -> Result<LocalAnswer, WireError> {
     let query = InputItemsQuery::parse(query)?;
     let id = known(id)?;
-    let record = stored(keeping, account, &id).await?;
+    let record = asker.stored(&id).await?;
     let instructions = if dialect.lists_instructions { instructions_item(&id, &record.response) } else { None };
     Ok(LocalAnswer::json(query.page(instructions.iter().chain(&record.input))?))
 }

@@ -54,6 +54,8 @@ pub struct RequestHead {
     pub end_of_stream: bool,
     /// What `request_attributes` of the filter's configuration asks for.
     pub attributes: Attributes,
+    /// What `metadata_options.forwarding_namespaces` of the filter's configuration asks for.
+    pub metadata: Metadata,
 }
 
 /// The head of a response.
@@ -104,6 +106,52 @@ impl Attributes {
     }
 }
 
+/// What Envoy's filters found out about a request (dynamic metadata), by namespace; decoded only when asked for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Metadata(HashMap<String, Bytes>);
+
+/// What stands at a place in the metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetadataValue {
+    /// Nothing, or null.
+    Nothing,
+    /// A text.
+    Text(String),
+    /// Something else, or something unreadable.
+    Other,
+}
+
+impl Metadata {
+    /// What the keys of `path` lead to in a namespace. Only texts are values: Envoy's numbers are floating-point, so that
+    /// large integers next to each other could be one and the same.
+    #[must_use]
+    pub fn find(&self, namespace: &str, path: &[String]) -> MetadataValue {
+        let Some(bytes) = self.0.get(namespace) else { return MetadataValue::Nothing };
+        let Ok(fields) = pb::Struct::decode(bytes.clone()) else { return MetadataValue::Other };
+        let mut value = pb::Kind::StructValue(fields);
+        for key in path {
+            let pb::Kind::StructValue(mut object) = value else { return MetadataValue::Other };
+            match object.fields.remove(key).and_then(|value| value.kind) {
+                Some(inner) => value = inner,
+                None => return MetadataValue::Nothing,
+            }
+        }
+        match value {
+            pb::Kind::StringValue(text) => MetadataValue::Text(text),
+            pb::Kind::NullValue(_) => MetadataValue::Nothing,
+            pb::Kind::NumberValue(_) | pb::Kind::BoolValue(_) | pb::Kind::StructValue(_) | pb::Kind::ListValue(_) => {
+                MetadataValue::Other
+            }
+        }
+    }
+
+    /// Metadata with these encoded structs.
+    #[cfg(test)]
+    pub(super) fn of(namespaces: impl IntoIterator<Item = (String, Bytes)>) -> Self {
+        Self(namespaces.into_iter().collect())
+    }
+}
+
 /// A message that does not say what HTTP needs. Envoy does not send such.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MalformedMessage {
@@ -141,6 +189,7 @@ impl Inbound {
                     path: String::from_utf8_lossy(headers.get(":path").unwrap_or_default()).into_owned(),
                     end_of_stream: head.end_of_stream,
                     attributes: attributes(message.attributes),
+                    metadata: Metadata(message.metadata_context.unwrap_or_default().filter_metadata),
                     headers,
                 })
             }

@@ -16,6 +16,7 @@ pub(crate) mod pb;
 pub mod random_ids;
 pub mod refusal;
 pub mod route;
+pub mod tenancy;
 
 use std::convert::Infallible;
 use std::future::Future;

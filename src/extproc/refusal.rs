@@ -131,7 +131,8 @@ pub fn response_not_found(id: Option<&ResponseId>) -> WireError {
 #[must_use]
 pub fn store(error: &StoreError) -> WireError {
     match error {
-        StoreError::Unavailable(_) | StoreError::Timeout => {
+        // A key that this router lacks is the operator's matter; with it, or at another router, the same request succeeds.
+        StoreError::Unavailable(_) | StoreError::Timeout | StoreError::UnknownKey { .. } => {
             WireError::new(503, "The response store is unavailable; try again.")
                 .code("store_unavailable")
                 .retry_after(STORE_RETRY_SECONDS)
@@ -144,6 +145,12 @@ pub fn store(error: &StoreError) -> WireError {
             WireError::new(500, "The response store holds something unexpected under this id.")
         }
     }
+}
+
+/// A request that does not say whose it is, where only tenants are served.
+#[must_use]
+pub fn no_identity() -> WireError {
+    WireError::new(401, "The request carries no identity that this service accepts.").code("missing_tenant")
 }
 
 /// A request body that will not be used.

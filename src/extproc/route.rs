@@ -192,6 +192,7 @@ mod tests {
             headers: headers.iter().copied().collect(),
             end_of_stream: true,
             attributes: crate::extproc::message::Attributes::default(),
+            metadata: crate::extproc::message::Metadata::default(),
         })
     }
 

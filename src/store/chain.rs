@@ -115,7 +115,8 @@ impl FromStore for HistoryError {
 /// Loads the parent and all turns before it, and those that are referred to; starts the time to live of each anew,
 /// longer by `limits.longest_turn`.
 ///
-/// Two dependent loads at any depth; one more per record that does not list its ancestors. What is referred to and does
+/// Two dependent loads at any depth; one more per record that does not list its ancestors. Of a store that holds others'
+/// records, what the client named is only read at first, and prolonged in the second step. What is referred to and does
 /// not exist is left out: that is no matter of the chain.
 ///
 /// # Errors
@@ -129,11 +130,36 @@ pub async fn history<'a>(
     if referenced.len() > limits.max_depth {
         return Err(HistoryError::TooManyReferences { limit: limits.max_depth });
     }
-    let mut walk = Walk { limits, seen: HashSet::new(), newest_first: Vec::new(), bytes: 0 };
+    let walk = Walk { limits, seen: HashSet::new(), newest_first: Vec::new(), bytes: 0 };
     let first: Vec<ResponseId> =
         parent.into_iter().chain(referenced.iter().filter(|id| Some(*id) != parent)).cloned().collect();
+    let refresh = Touch::Refresh { longer: limits.longest_turn };
+    let first_touch = if store.holds_others() { Touch::Keep } else { refresh };
     let mut loaded = Loaded::default();
-    loaded.load(store, &first, limits).await?;
+    loaded.load(store, &first, first_touch).await?;
+    let to_prolong = match first_touch {
+        Touch::Keep => loaded.ids(),
+        Touch::Refresh { .. } => Vec::new(),
+    };
+    let prolong = prolong(store, &to_prolong, limits.longest_turn);
+    let chain = climb(store, walk, loaded, parent, refresh);
+    let (history, ()) = futures_util::future::try_join(chain, prolong).await?;
+    Ok(history)
+}
+
+/// Starts the time to live of records anew that turned out to be the asker's.
+async fn prolong(store: &dyn ResponseStore, ids: &[ResponseId], longer: Duration) -> Result<(), HistoryError> {
+    if ids.is_empty() { Ok(()) } else { Ok(store.refresh(ids, longer).await?) }
+}
+
+/// From the parent, which is loaded, up to the oldest turn.
+async fn climb(
+    store: &dyn ResponseStore,
+    mut walk: Walk,
+    mut loaded: Loaded,
+    parent: Option<&ResponseId>,
+    touch: Touch,
+) -> Result<History, HistoryError> {
     let Some(parent) = parent else { return walk.finish(loaded) };
 
     walk.enter(std::slice::from_ref(parent))?;
@@ -143,7 +169,7 @@ pub async fn history<'a>(
         match &record.ancestors {
             Ancestors::Listed(ids) => {
                 walk.enter(ids)?;
-                loaded.load(store, ids, limits).await?;
+                loaded.load(store, ids, touch).await?;
                 for id in ids.iter().rev() {
                     walk.add(&loaded.take(id).ok_or(HistoryError::AncestorMissing)?)?;
                 }
@@ -152,7 +178,7 @@ pub async fn history<'a>(
             Ancestors::Walk(None) => return walk.finish(loaded),
             Ancestors::Walk(Some(next)) => {
                 walk.enter(std::slice::from_ref(next))?;
-                loaded.load(store, std::slice::from_ref(next), limits).await?;
+                loaded.load(store, std::slice::from_ref(next), touch).await?;
                 record = loaded.take(next).ok_or(HistoryError::AncestorMissing)?;
             }
         }
@@ -166,17 +192,12 @@ struct Loaded(HashMap<ResponseId, Arc<Record>>);
 impl Loaded {
     /// Loads what is not there already, in one go; holds the backend to its word: as many answers as ids, each the
     /// record that was asked for.
-    async fn load(
-        &mut self,
-        store: &dyn ResponseStore,
-        ids: &[ResponseId],
-        limits: ChainLimits,
-    ) -> Result<(), StoreError> {
+    async fn load(&mut self, store: &dyn ResponseStore, ids: &[ResponseId], touch: Touch) -> Result<(), StoreError> {
         let missing: Vec<ResponseId> = ids.iter().filter(|id| !self.0.contains_key(*id)).cloned().collect();
         if missing.is_empty() {
             return Ok(());
         }
-        let records = store.load(&missing, Touch::Refresh { longer: limits.longest_turn }).await?;
+        let records = store.load(&missing, touch).await?;
         let matches = |(record, id): (&Option<Arc<Record>>, &ResponseId)| record.as_ref().is_none_or(|r| r.id == *id);
         if records.len() != missing.len() || !records.iter().zip(&missing).all(matches) {
             return Err(StoreError::Corrupt("the store answered with another record".to_owned()));
@@ -187,6 +208,10 @@ impl Loaded {
 
     fn take(&mut self, id: &ResponseId) -> Option<Arc<Record>> {
         self.0.remove(id)
+    }
+
+    fn ids(&self) -> Vec<ResponseId> {
+        self.0.keys().cloned().collect()
     }
 }
 
@@ -249,12 +274,14 @@ impl Walk {
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use async_trait::async_trait;
     use serde_json::value::RawValue;
 
     use super::*;
+    use crate::tenant::Tenant;
 
     /// A store over a map that counts its loads.
     #[derive(Default)]
@@ -262,6 +289,8 @@ mod tests {
         records: HashMap<ResponseId, Arc<Record>>,
         loads: AtomicUsize,
         down: bool,
+        holds_others: bool,
+        prolonged: Mutex<Vec<ResponseId>>,
     }
 
     #[async_trait]
@@ -271,8 +300,9 @@ mod tests {
         }
 
         async fn load(&self, ids: &[ResponseId], touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
-            assert_eq!(touch, Touch::Refresh { longer: LIMITS.longest_turn });
-            self.loads.fetch_add(1, Ordering::Relaxed);
+            let is_first = self.loads.fetch_add(1, Ordering::Relaxed) == 0;
+            let refresh = Touch::Refresh { longer: LIMITS.longest_turn };
+            assert_eq!(touch, if self.holds_others && is_first { Touch::Keep } else { refresh });
             if self.down {
                 return Err(StoreError::Timeout);
             }
@@ -283,8 +313,22 @@ mod tests {
             Ok(false)
         }
 
+        async fn refresh(&self, ids: &[ResponseId], longer: Duration) -> Result<(), StoreError> {
+            assert_eq!(longer, LIMITS.longest_turn);
+            self.prolonged.lock().unwrap().extend_from_slice(ids);
+            Ok(())
+        }
+
         async fn ready(&self) -> Result<(), StoreError> {
             Ok(())
+        }
+
+        fn holds_others(&self) -> bool {
+            self.holds_others
+        }
+
+        fn place_of(&self, _: Tenant) -> Option<Arc<dyn ResponseStore>> {
+            None
         }
 
         fn name(&self) -> &'static str {
@@ -299,8 +343,9 @@ mod tests {
     impl Counting {
         fn with(mut self, number: u128, ancestors: Ancestors) -> Self {
             let response = RawValue::from_string(format!("{{\"id\":\"{}\"}}", id(number))).unwrap();
-            let record = Record { id: id(number), ancestors, input: Vec::new(), response, interrupted: false };
-            self.records.insert(id(number), Arc::new(record));
+            let id = id(number);
+            let record = Record { id, ancestors, input: Vec::new(), response, interrupted: false, tenant: None };
+            self.records.insert(record.id.clone(), Arc::new(record));
             self
         }
 
@@ -355,6 +400,16 @@ mod tests {
         assert_eq!(store.loads.swap(0, Ordering::Relaxed), 1);
         assert_eq!(load_with(&store, None, &[], LIMITS).await.unwrap(), (0, vec![]));
         assert_eq!(store.loads.into_inner(), 0);
+    }
+
+    #[tokio::test]
+    async fn among_others_what_the_client_named_is_prolonged_once_it_is_known_whose_it_is() {
+        let store = Counting { holds_others: true, ..Counting::chain(10).with(20, listed([])) };
+        assert_eq!(load_with(&store, Some(10), &[20, 99], LIMITS).await.unwrap(), (10, vec![id(20)]));
+        assert_eq!(store.loads.load(Ordering::Relaxed), 2);
+        let mut prolonged = store.prolonged.into_inner().unwrap();
+        prolonged.sort();
+        assert_eq!(prolonged, [id(10), id(20)]);
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ use moka::sync::Cache;
 use super::figures::{self, Figure, Tally};
 use super::{Record, ResponseStore, StoreError, Touch};
 use crate::id::ResponseId;
+use crate::tenant::Tenant;
 
 /// What the cache keeps per entry beside the record: two copies of the key, list nodes, timestamps, the hash bucket.
 const ENTRY_OVERHEAD_BYTES: usize = 512;
@@ -186,6 +187,10 @@ impl ResponseStore for MemoryStore {
         Ok(records)
     }
 
+    async fn refresh(&self, ids: &[ResponseId], longer: Duration) -> Result<(), StoreError> {
+        self.load(ids, Touch::Refresh { longer }).await.map(drop)
+    }
+
     async fn delete(&self, id: &ResponseId) -> Result<bool, StoreError> {
         let mut existed = false;
         // moka's own answer would count an expired entry that is not swept yet.
@@ -201,6 +206,10 @@ impl ResponseStore for MemoryStore {
     async fn ready(&self) -> Result<(), StoreError> {
         self.settle();
         Ok(())
+    }
+
+    fn place_of(&self, _: Tenant) -> Option<Arc<dyn ResponseStore>> {
+        None
     }
 
     fn name(&self) -> &'static str {
@@ -276,6 +285,7 @@ mod tests {
             input: Vec::new(),
             response,
             interrupted: false,
+            tenant: None,
         })
     }
 

@@ -4,9 +4,11 @@
 //! (CONTRACT §9): a transport error is never "not found", and a record that was acknowledged can be read at once.
 
 pub mod chain;
+mod codec;
 pub mod disk;
 pub mod figures;
 mod foreign;
+pub mod holdings;
 pub mod memory;
 pub mod record;
 pub mod redis;
@@ -17,12 +19,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::id::ResponseId;
+use crate::tenant::Tenant;
 pub use chain::{ChainLimits, History, HistoryError, Wanted, history};
+pub use codec::RecordCodec;
 pub use disk::{DiskSettings, DiskStore};
 pub use figures::{Figure, FigureKind};
+pub use holdings::{Holdings, Owner};
 pub use memory::{MemoryBounds, MemoryStore};
 pub use record::{Ancestors, Record};
-pub use redis::{RedisConfigError, RedisStore};
+pub use redis::{AtRest, RedisConfigError, RedisStore};
 
 /// Whether reading a record also starts its time to live anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +60,13 @@ pub trait ResponseStore: Send + Sync + 'static {
     /// Any [`StoreError`] for the whole call, when even one of the records could not be asked for.
     async fn load(&self, ids: &[ResponseId], touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError>;
 
+    /// Starts the time to live of records anew, longer by so much, as [`Touch::Refresh`] does. Ids under which there is
+    /// nothing are passed over.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; some of the records may live longer then.
+    async fn refresh(&self, ids: &[ResponseId], longer: Duration) -> Result<(), StoreError>;
+
     /// Removes a record wholly; says whether there was one. Its children stay, and can no longer be continued.
     ///
     /// # Errors
@@ -66,6 +78,15 @@ pub trait ResponseStore: Send + Sync + 'static {
     /// # Errors
     /// The [`StoreError`] that an operation would meet now.
     async fn ready(&self) -> Result<(), StoreError>;
+
+    /// Whether an id may name a record of this store that is none of the asker's: such a one is not returned, and nothing
+    /// may be prolonged before it is known whose it is.
+    fn holds_others(&self) -> bool {
+        false
+    }
+
+    /// The place where a tenant's records lie apart from all others, if there are such places.
+    fn place_of(&self, tenant: Tenant) -> Option<Arc<dyn ResponseStore>>;
 
     /// The backend's name in metrics and logs.
     fn name(&self) -> &'static str;
@@ -86,6 +107,13 @@ pub enum StoreError {
     /// What lies under the key is not the record that was asked for, or cannot be read.
     #[error("record unreadable: {0}")]
     Corrupt(String),
+    /// The record is encrypted, and its key is not among those of `response_api.encryption`: a key was taken away too
+    /// early, or has not reached this router yet.
+    #[error("record unreadable: it is sealed with the key {key:?}, which is not among response_api.encryption.keys")]
+    UnknownKey {
+        /// The id of the key.
+        key: String,
+    },
     /// The record is larger than the backend can hold.
     #[error("record of {bytes} bytes is larger than the store's bound of {limit}")]
     TooLarge {
@@ -119,6 +147,7 @@ impl StoreError {
             Self::Unavailable(_) => "unavailable",
             Self::Timeout => "timeout",
             Self::Corrupt(_) => "corrupt",
+            Self::UnknownKey { .. } => "unknown_key",
             Self::TooLarge { .. } => "too_large",
             Self::Conflict => "conflict",
         }

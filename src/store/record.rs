@@ -7,6 +7,12 @@
 //! ```json
 //! {"id":"resp_…","object":"response", … ,"input":[…],"responses_router":{"version":1,"ancestors":["resp_…"]}}
 //! ```
+//!
+//! Encrypted (`response_api.encryption`), such a document lies inside another one that tells no more than whose it is:
+//!
+//! ```json
+//! {"id":"resp_…","object":"response","responses_router":{"version":2,"sealed":{"key":"…","salt":"…","data":"…"}}}
+//! ```
 
 use std::fmt;
 
@@ -18,12 +24,19 @@ use super::{StoreError, foreign};
 use crate::id::{ItemPrefix, ResponseId};
 use crate::openai::raw::RawObject;
 use crate::openai::tool_call::Side;
+use crate::sealing::{SealedDocument, SealedText};
+use crate::tenant::Tenant;
 
-/// The version that [`Record::encode`] writes and the newest that [`Record::decode`] reads.
+/// The newest version that [`Record::decode`] reads.
 ///
 /// It rises only when an older reader would misread the document. A member added under our key does not raise it:
-/// readers pass over what they do not know, so that two releases can share a store during a rolling upgrade.
-pub const RECORD_VERSION: u32 = 1;
+/// readers pass over what they do not know, so that two releases can share a store during a rolling upgrade. Each
+/// document gets the oldest version that reads it right:
+///
+/// 1. A record of everybody.
+/// 2. A record of a tenant, which a reader of version 1 would show to anyone; or one that is sealed.
+pub const RECORD_VERSION: u32 = 2;
+const OPEN_VERSION: u32 = 1;
 
 const OURS: &str = "responses_router";
 const INPUT: &str = "input";
@@ -47,6 +60,23 @@ pub struct Record {
     /// The client or the upstream went away before the answer's end. On the wire such a response is `incomplete`
     /// without details, because the reference has no reason for it; here it is `client_disconnected` (CONTRACT §6).
     pub interrupted: bool,
+    /// Whose it is; `None` is a record of a router without tenants.
+    pub tenant: Option<Tenant>,
+}
+
+/// What lies under a key, read as far as it can be without keys.
+pub(super) enum Stored<'a> {
+    /// A record.
+    Open(Box<Record>),
+    /// One that has to be opened first.
+    Sealed(Sealed<'a>),
+}
+
+/// A record whose document is sealed.
+#[derive(Debug)]
+pub(super) struct Sealed<'a> {
+    pub(super) tenant: Option<Tenant>,
+    pub(super) text: SealedText<'a>,
 }
 
 /// What a record knows of the turns before its own.
@@ -99,7 +129,8 @@ impl Record {
         };
         // A number and a list of ids always serialise; an empty text in their place could not be read back.
         let incomplete_reason = self.interrupted.then_some(INTERRUPTED);
-        let ours = OursOut { version: RECORD_VERSION, ancestors, incomplete_reason };
+        let version = if self.tenant.is_some() { RECORD_VERSION } else { OPEN_VERSION };
+        let ours = OursOut { version, tenant: self.tenant, ancestors, incomplete_reason };
         let ours = serde_json::to_string(&ours).unwrap_or_default();
 
         let mut text = String::with_capacity(self.payload_bytes() + self.input.len() + ours.len() + 64);
@@ -130,27 +161,45 @@ impl Record {
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] when it is no such document, when it carries another id (a crossed reply must never be
-    /// handed on), or when a newer release wrote it. The reason quotes nothing of the content.
+    /// handed on), when a newer release wrote it, or when it is sealed. The reason quotes nothing of the content.
     pub fn decode(expected: &ResponseId, bytes: &[u8]) -> Result<Self, StoreError> {
+        match Self::read(expected, bytes)? {
+            Stored::Open(record) => Ok(*record),
+            Stored::Sealed(_) => Err(corrupt("it is sealed")),
+        }
+    }
+
+    /// The same for what may be sealed.
+    pub(super) fn read<'a>(expected: &ResponseId, bytes: &'a [u8]) -> Result<Stored<'a>, StoreError> {
         let text = std::str::from_utf8(bytes).map_err(|_| corrupt("not UTF-8"))?;
         let document: Document<'_> = serde_json::from_str(text).map_err(|error| unreadable("document", &error))?;
         let id: Option<ResponseId> = document.read("id")?;
         if id.as_ref() != Some(expected) {
             return Err(corrupt("it carries another id than its key"));
         }
-        match document.read::<OursIn>(OURS)? {
-            Some(ours) => Self::decode_own(expected, &document, ours),
-            None => Self::decode_foreign(expected, &document),
-        }
+        let record = match document.read::<OursIn<'a>>(OURS)? {
+            Some(ours) if ours.version == 0 || ours.version > RECORD_VERSION => {
+                return Err(corrupt(format!(
+                    "it has format version {}, this release reads versions up to {RECORD_VERSION}",
+                    ours.version
+                )));
+            }
+            Some(OursIn { sealed: Some(text), tenant, .. }) => return Ok(Stored::Sealed(Sealed { tenant, text })),
+            Some(ours) => Self::decode_own(expected, &document, ours)?,
+            None => Self::decode_foreign(expected, &document)?,
+        };
+        Ok(Stored::Open(Box::new(record)))
     }
 
-    fn decode_own(id: &ResponseId, document: &Document<'_>, ours: OursIn) -> Result<Self, StoreError> {
-        if ours.version == 0 || ours.version > RECORD_VERSION {
-            return Err(corrupt(format!(
-                "it has format version {}, this release reads versions up to {RECORD_VERSION}",
-                ours.version
-            )));
-        }
+    /// The JSON document in which a sealed one lies.
+    pub(super) fn encode_sealed(&self, sealed: &SealedDocument<'_>) -> Vec<u8> {
+        let ours = OursSealed { version: RECORD_VERSION, tenant: self.tenant, sealed };
+        let document = SealedOut { id: &self.id, object: "response", responses_router: ours };
+        // Ids and base64 always serialise.
+        serde_json::to_vec(&document).unwrap_or_default()
+    }
+
+    fn decode_own(id: &ResponseId, document: &Document<'_>, ours: OursIn<'_>) -> Result<Self, StoreError> {
         let interrupted = ours.incomplete_reason.as_deref() == Some(INTERRUPTED);
         let ancestors = match ours.ancestors {
             Some(ids) => Ancestors::Listed(ids),
@@ -158,9 +207,9 @@ impl Record {
         };
         let input = document.read(INPUT)?.ok_or_else(|| corrupt("it has no input"))?;
         // Ours come last: were the response itself to have such members, they would stay with it.
-        let ours = [document.last(INPUT), document.last(OURS)];
-        let response = document.join(|index| !ours.contains(&Some(index)))?;
-        Ok(Self { id: id.clone(), ancestors, input, response, interrupted })
+        let members = [document.last(INPUT), document.last(OURS)];
+        let response = document.join(|index| !members.contains(&Some(index)))?;
+        Ok(Self { id: id.clone(), ancestors, input, response, interrupted, tenant: ours.tenant })
     }
 
     fn decode_foreign(id: &ResponseId, document: &Document<'_>) -> Result<Self, StoreError> {
@@ -174,7 +223,7 @@ impl Record {
         let response = document.join(|index| !matches!(document.key(index), Some(INPUT | "ttl")))?;
         let response = serde_json::from_str(response.get()).map_err(|error| unreadable("document", &error))?;
         let response = foreign::completed(id, &response).ok_or_else(|| corrupt("its response is not readable"))?;
-        Ok(Self { id: id.clone(), ancestors, input, response, interrupted: false })
+        Ok(Self { id: id.clone(), ancestors, input, response, interrupted: false, tenant: None })
     }
 }
 
@@ -198,6 +247,7 @@ impl PartialEq for Record {
     /// Equal text, not equal meaning: a repeated write carries the same bytes.
     fn eq(&self, other: &Self) -> bool {
         self.id == other.id
+            && self.tenant == other.tenant
             && self.ancestors == other.ancestors
             && self.interrupted == other.interrupted
             && self.response.get() == other.response.get()
@@ -210,6 +260,7 @@ impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")
             .field("id", &self.id)
+            .field("tenant", &self.tenant)
             .field("ancestors", &self.ancestors)
             .field("input_items", &self.input.len())
             .field("payload_bytes", &self.payload_bytes())
@@ -220,24 +271,46 @@ impl fmt::Debug for Record {
 #[derive(Serialize)]
 struct OursOut<'a> {
     version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<Tenant>,
     ancestors: Option<&'a [ResponseId]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     incomplete_reason: Option<&'static str>,
 }
 
-#[derive(Deserialize)]
-struct OursIn {
+#[derive(Serialize)]
+struct SealedOut<'a> {
+    id: &'a ResponseId,
+    object: &'static str,
+    responses_router: OursSealed<'a>,
+}
+
+#[derive(Serialize)]
+struct OursSealed<'a> {
     version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<Tenant>,
+    sealed: &'a SealedDocument<'a>,
+}
+
+#[derive(Deserialize)]
+struct OursIn<'a> {
+    version: u32,
+    /// One that cannot be read makes the record unreadable: it must not pass for everybody's.
+    #[serde(default)]
+    tenant: Option<Tenant>,
     #[serde(default)]
     ancestors: Option<Vec<ResponseId>>,
     #[serde(default)]
     incomplete_reason: Option<String>,
+    #[serde(default, borrow)]
+    sealed: Option<SealedText<'a>>,
 }
 
 /// The members of a stored document in their order, repeated ones included.
 struct Document<'a>(Vec<(String, &'a RawValue)>);
 
-impl Document<'_> {
+impl<'a> Document<'a> {
     fn key(&self, index: usize) -> Option<&str> {
         self.0.get(index).map(|(key, _)| key.as_str())
     }
@@ -248,7 +321,7 @@ impl Document<'_> {
     }
 
     /// Reads a member; absent and null are `None`.
-    fn read<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
+    fn read<T: Deserialize<'a>>(&self, key: &str) -> Result<Option<T>, StoreError> {
         let Some((_, value)) = self.last(key).and_then(|index| self.0.get(index)) else { return Ok(None) };
         serde_json::from_str(value.get()).map_err(|error| unreadable(key, &error))
     }
@@ -340,6 +413,7 @@ mod tests {
             input: vec![raw(r#"{"id":"msg_3_0","type":"message"}"#), raw(r#"{"id":"x","n":1.50}"#)],
             response: raw(response),
             interrupted: false,
+            tenant: None,
         }
     }
 
@@ -377,10 +451,10 @@ mod tests {
 
     #[test]
     fn a_newer_version_is_corrupt_and_says_so() {
-        let text = r#"{"id":"resp_00000000000000000000000000000003","input":[],"responses_router":{"version":2}}"#;
+        let text = r#"{"id":"resp_00000000000000000000000000000003","input":[],"responses_router":{"version":3}}"#;
         assert_eq!(
             reason(Record::decode(&id(3), text.as_bytes())),
-            "it has format version 2, this release reads versions up to 1"
+            "it has format version 3, this release reads versions up to 2"
         );
     }
 
@@ -388,11 +462,26 @@ mod tests {
     fn unknown_members_of_a_later_release_are_passed_over() {
         let text = concat!(
             r#"{"id":"resp_00000000000000000000000000000003","later":[1, 2],"input":[],"#,
-            r#""responses_router":{"version":1,"tenant":{"x":1},"ancestors":[],"codec":"none"}}"#
+            r#""responses_router":{"version":1,"owner":{"x":1},"ancestors":[],"codec":"none"}}"#
         );
         let record = Record::decode(&id(3), text.as_bytes()).unwrap();
         assert_eq!(record.ancestors, Ancestors::Listed(Vec::new()));
         assert_eq!(record.response.get(), r#"{"id":"resp_00000000000000000000000000000003","later":[1, 2]}"#);
+    }
+
+    #[test]
+    fn a_record_of_a_tenant_names_it_and_is_not_for_readers_that_know_no_tenants() {
+        let everybodys = record(r#"{"id":"resp_00000000000000000000000000000003"}"#);
+        let theirs = Record { tenant: Some(Tenant::named(b"acme")), ..everybodys.clone() };
+        let text = String::from_utf8(theirs.encode()).unwrap();
+        let ours = r#""responses_router":{"version":2,"tenant":"822b33ad87c148a0a20a5ba7cd5ebcaa","ancestors":["#;
+        assert!(text.contains(ours), "{text}");
+        assert_eq!(Record::decode(&id(3), text.as_bytes()).unwrap(), theirs);
+        assert_ne!(theirs, everybodys);
+        for unreadable in ["\"acme\"", "7", "{}", "\"\""] {
+            let text = text.replace("\"822b33ad87c148a0a20a5ba7cd5ebcaa\"", unreadable);
+            reason(Record::decode(&id(3), text.as_bytes()));
+        }
     }
 
     #[test]
@@ -473,6 +562,7 @@ mod tests {
             input in prop::collection::vec(json(), 0..5),
             members in prop::collection::vec((any::<String>(), json()), 0..8),
             interrupted in any::<bool>(),
+            tenant in prop::option::of(any::<[u8; 4]>()),
         ) {
             let mut response = serde_json::Map::new();
             response.insert("id".to_owned(), id(bits).as_str().into());
@@ -483,6 +573,7 @@ mod tests {
                 input: input.iter().map(|item| raw(&item.to_string())).collect(),
                 response: raw(&serde_json::Value::Object(response).to_string()),
                 interrupted,
+                tenant: tenant.map(|name| Tenant::named(&name)),
             };
             let bytes = record.encode();
             let back = Record::decode(&record.id, &bytes).unwrap();

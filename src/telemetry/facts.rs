@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::id::ResponseId;
 use crate::openai::error::{ErrorType, WireError};
 use crate::openai::responses::{IncompleteReason, Usage};
+use crate::tenant::Tenant;
 use crate::translate::{End, Finished, Lossy, Outcome};
 
 /// The facts of one exchange. What has not come about yet, or never does, is `None`.
@@ -17,6 +18,8 @@ pub struct Facts {
     pub route: &'static str,
     /// Envoy's `x-request-id`.
     pub request_id: Option<String>,
+    /// Whose exchange it is, on a router with tenants. Never a metric's label.
+    pub tenant: Option<Tenant>,
     /// The response that is created, or that the path names.
     pub response_id: Option<ResponseId>,
     /// The response that the new one continues.
@@ -70,6 +73,7 @@ impl Default for Facts {
         Self {
             route: "unknown",
             request_id: None,
+            tenant: None,
             response_id: None,
             previous_response_id: None,
             conversation: None,
@@ -248,7 +252,7 @@ impl UpstreamError {
 }
 
 /// The codes of our own errors. What an upstream calls its errors is its own and no closed set.
-const CODES: [&str; 23] = [
+const CODES: [&str; 24] = [
     "array_above_max_length",
     "bad_upstream_response",
     "chain_invalid",
@@ -261,6 +265,7 @@ const CODES: [&str; 23] = [
     "json_too_deep",
     "json_too_many_values",
     "missing_required_parameter",
+    "missing_tenant",
     "overloaded",
     "previous_response_not_found",
     "rate_limit_exceeded",

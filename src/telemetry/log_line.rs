@@ -35,6 +35,7 @@ pub(super) fn write(facts: &Facts, full_ids: bool) {
         lossy = (facts.lossy.iter().count() > 0).then(|| facts.lossy.iter().count()),
         heartbeats = (facts.heartbeats > 0).then_some(facts.heartbeats),
         request_id = facts.request_id,
+        tenant = facts.tenant.map(|tenant| tenant.short()),
         response_id = id(&facts.response_id),
         previous_response_id = id(&facts.previous_response_id),
         "exchange"

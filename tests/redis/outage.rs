@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use responses_router::config::{OnMissingAcks, Redis};
-use responses_router::store::{HistoryError, RedisStore, ResponseStore, StoreError, history};
+use responses_router::store::{AtRest, HistoryError, RedisStore, ResponseStore, StoreError, history};
 
 use super::{DEADLINE, LIMITS, TTL, figure, open, read, turn};
 use crate::support::redis::Server;
@@ -82,7 +82,8 @@ async fn a_server_that_is_gone_is_unavailable_and_never_a_missing_record() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_hangs_times_out_and_is_used_again() {
     let server = Server::start(&[]);
-    let store = Arc::new(RedisStore::open(&impatient(&server), TTL, Duration::from_secs(2)).await.unwrap());
+    let store =
+        Arc::new(RedisStore::open(&impatient(&server), TTL, Duration::from_secs(2), AtRest::default()).await.unwrap());
     let store: Arc<dyn ResponseStore> = store;
     let record = turn(&[], 1);
     store.put(Arc::clone(&record)).await.unwrap();
@@ -106,7 +107,7 @@ async fn a_server_that_hangs_times_out_and_is_used_again() {
 async fn commands_that_are_not_answered_in_time_are_counted_and_sent_again() {
     let server = Server::start(&[]);
     let config = Redis { read_timeout: Duration::from_millis(100), ..server.config() };
-    let store = Arc::new(RedisStore::open(&config, TTL, Duration::from_secs(2)).await.unwrap());
+    let store = Arc::new(RedisStore::open(&config, TTL, Duration::from_secs(2), AtRest::default()).await.unwrap());
     let store: Arc<dyn ResponseStore> = store;
     server.pause();
     assert!(read(&store, &turn(&[], 1).id).await.unwrap_err().is_transient());

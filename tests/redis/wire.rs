@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use responses_router::config::{Compression, Redis};
 use responses_router::id::ResponseId;
-use responses_router::store::{Ancestors, HistoryError, RedisStore, ResponseStore as _, StoreError, Touch, history};
+use responses_router::store::{
+    Ancestors, AtRest, HistoryError, RedisStore, ResponseStore as _, StoreError, Touch, history,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
@@ -100,7 +102,7 @@ async fn a_chain_of_a_thousand_turns_takes_two_dependent_round_trips_and_refresh
 
     let (port, in_lots) = line_in_two_lots(server.port, 999).await;
     let far = Redis { address: format!("127.0.0.1:{port}").parse().unwrap(), ..config.clone() };
-    let store = RedisStore::open(&far, super::TTL, 4 * DEADLINE).await.unwrap();
+    let store = RedisStore::open(&far, super::TTL, 4 * DEADLINE, AtRest::default()).await.unwrap();
     store.ready().await.unwrap();
     server.cli(&["CONFIG", "RESETSTAT"]);
     in_lots.store(true, Ordering::Relaxed);

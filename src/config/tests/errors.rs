@@ -20,7 +20,8 @@ fn unknown_key_names_its_line_and_column() {
             "upstream:\n  models:\n    - match: a\n      strict_tool: drop\n",
             "c.yaml:4:7: upstream.models[0]: unknown field `strict_tool`, expected one of `match`, ",
         ),
-        ("tenancy: {}\n", "c.yaml:1:1: unknown field `tenancy`"),
+        ("tenants: {}\n", "c.yaml:1:1: unknown field `tenants`"),
+        ("tenancy:\n  sources: x\n", "c.yaml:2:3: tenancy: unknown field `sources`, expected one of `source`, "),
         ("server:\n  ${X}: 1\n", "c.yaml:2:3: server: unknown field `${X}`"),
         ("1: 2\n", "c.yaml:1:1: unknown field `1`"),
     ]);
@@ -222,6 +223,65 @@ fn what_only_looks_like_a_contradiction_is_taken() {
         load(text).unwrap();
     }
     assert_eq!(load("response_api: {redis: {pool_size: 1}}").unwrap().response_api.redis.min_idle_conns, 1);
+}
+
+#[test]
+fn tenancy_that_could_not_tell_tenants_apart_names_its_line_and_column() {
+    let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    assert_errors(&[
+        ("tenancy: {source: cookie}", "c.yaml:1:19: tenancy.source: unknown variant `cookie`, expected one of `none`"),
+        ("tenancy: {header: 'a b'}", "c.yaml:1:19: tenancy.header: must be the name of a header"),
+        ("tenancy: {header: ''}", "c.yaml:1:19: tenancy.header: must be the name of a header"),
+        ("tenancy: {header: ':path'}", "c.yaml:1:19: tenancy.header: must be the name of a header"),
+        ("tenancy: {header: Authorization}", "c.yaml:1:19: tenancy.header: must not hold credentials; see"),
+        ("tenancy:\n  source: metadata\n", "c.yaml:2:11: tenancy.source: needs `metadata.namespace`"),
+        (
+            "tenancy:\n  metadata: {namespace: a}\n  source: metadata\n",
+            "c.yaml:3:11: tenancy.source: needs `metadata.path`",
+        ),
+        ("tenancy: {metadata: {path: org}}", "c.yaml:1:28: tenancy.metadata.path: invalid type: string"),
+        ("tenancy: {metadata: {path: [a, '']}}", "c.yaml:1:32: tenancy.metadata.path[1]: must have 1 to 256 bytes"),
+        (
+            "tenancy: {metadata: {path: [a,a,a,a,a,a,a,a,a]}}",
+            "c.yaml:1:28: tenancy.metadata.path: must be at most 8 keys",
+        ),
+        ("tenancy: {source: jwt_claim, jwt_claim: {path: []}}", "c.yaml:1:19: tenancy.source: needs `jwt_claim.path`"),
+        ("tenancy: {source: jwt_claim, jwt_claim: {payload: ''}}", "c.yaml:1:19: tenancy.source: needs `jwt_claim.pay"),
+        ("tenancy: {source: authorization}", "c.yaml:1:19: tenancy.source: needs `authorization.key` or"),
+        ("tenancy: {authorization: {}}", "c.yaml:1:26: tenancy.authorization: a key needs either `key` or `file`"),
+        (
+            "tenancy: {authorization: c2VjcmV0}",
+            "c.yaml:1:26: tenancy.authorization: must be a mapping: `key` or `file`",
+        ),
+        ("tenancy: {authorization: {key: c2VjcmV0}}", "c.yaml:1:26: tenancy.authorization: a key must be base64 of 32"),
+        ("tenancy: {required: maybe}", "c.yaml:1:21: tenancy.required: invalid type: string"),
+        ("tenancy:\n  in_key: true\n", "c.yaml:2:11: tenancy.in_key: needs a `source`"),
+    ]);
+    let error = load("tenancy: {authorization: {key: c2VjcmV0}}").unwrap_err();
+    assert!(!error.contains("c2VjcmV0"), "{error}");
+    let config = load(&format!("tenancy: {{source: authorization, authorization: {{key: {key}}}}}")).unwrap();
+    assert!(config.tenancy.authorization.is_some() && !format!("{config:?}").contains(key));
+}
+
+#[test]
+fn encryption_that_could_not_work_names_its_line_and_column() {
+    let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    assert_errors(&[
+        (
+            "response_api:\n  encryption: {required: true}\n",
+            "c.yaml:2:26: response_api.encryption.required: needs `keys` beside it",
+        ),
+        (
+            &format!("response_api:\n  encryption:\n    keys: [{{id: a, key: {key}}}, {{id: a, key: {key}}}]\n"),
+            "c.yaml:3:11: response_api.encryption.keys: must each have an id of its own",
+        ),
+        (
+            "response_api:\n  encryption:\n    keys: [{id: a, key: c2VjcmV0}]\n",
+            "c.yaml:3:12: response_api.encryption.keys[0]: a key must be base64 of 32 random bytes",
+        ),
+    ]);
+    let one = format!("response_api: {{encryption: {{keys: [{{id: a, key: {key}}}], required: true}}}}");
+    assert!(load(&one).unwrap().response_api.encryption.required);
 }
 
 #[test]

@@ -40,8 +40,9 @@ pub use self::file::OpenError;
 use self::tables::{Holding, Snapshot};
 use self::writer::{Operation, Queued, Reopen, Rules, Writer};
 use super::figures::{self, Figure, Tally};
-use super::{Record, ResponseStore, StoreError, Touch};
+use super::{Record, RecordCodec, ResponseStore, StoreError, Touch};
 use crate::id::ResponseId;
+use crate::tenant::Tenant;
 
 /// Milliseconds since the epoch, or of a duration.
 type Millis = u64;
@@ -59,7 +60,7 @@ const SWEEP_DELAY: Duration = Duration::from_secs(30);
 const SLACK_DIVISOR: Millis = 32;
 
 /// Where a [`DiskStore`] is, and how much it may hold for how long.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct DiskSettings {
     /// The file (`response_api.disk.path`); its directory has to be there.
     pub path: PathBuf,
@@ -70,6 +71,8 @@ pub struct DiskSettings {
     pub cache_bytes: usize,
     /// The time to live of a record since it was written or last used by a chain.
     pub ttl: Duration,
+    /// How records lie in the file.
+    pub codec: RecordCodec,
 }
 
 /// The store in a file. Dropping it waits for the last writes and closes the file.
@@ -83,6 +86,7 @@ pub struct DiskStore {
     queue: Arc<Semaphore>,
     ttl: Millis,
     counters: Arc<Counters>,
+    codec: RecordCodec,
 }
 
 /// What the store counts.
@@ -118,11 +122,11 @@ impl DiskStore {
             sweep_delay: millis(SWEEP_DELAY),
             max_bytes: settings.max_bytes.map(NonZeroU64::get),
         };
-        let DiskSettings { path, cache_bytes, .. } = settings.clone();
-        Self::over(Box::new(move || file::open(&path, cache_bytes)), rules)
+        let DiskSettings { path, cache_bytes, codec, .. } = settings.clone();
+        Self::over(Box::new(move || file::open(&path, cache_bytes)), rules, codec)
     }
 
-    fn over(reopen: Reopen, rules: Rules) -> Result<Self, OpenError> {
+    fn over(reopen: Reopen, rules: Rules, codec: RecordCodec) -> Result<Self, OpenError> {
         let file = Arc::new(File::new(reopen()?));
         let counters = Arc::new(Counters::default());
         // A file that cannot tell cannot be read either, and the first operation says so.
@@ -130,11 +134,18 @@ impl DiskStore {
             counters.holds(holding);
         }
         let (sender, queue) = mpsc::channel();
-        let writer = Writer { file: Arc::clone(&file), reopen, queue, rules, counters: Arc::clone(&counters) };
+        let writer = Writer {
+            file: Arc::clone(&file),
+            reopen,
+            queue,
+            rules,
+            counters: Arc::clone(&counters),
+            codec: codec.clone(),
+        };
         let thread = std::thread::Builder::new().name("disk-store".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(OpenError::NoThread)?;
         let queue = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
-        Ok(Self { file, writer: Some((sender, thread)), queue, ttl: rules.ttl, counters })
+        Ok(Self { file, writer: Some((sender, thread)), queue, ttl: rules.ttl, counters, codec })
     }
 
     /// Hands an operation to the writer; waits while its queue is full.
@@ -143,6 +154,14 @@ impl DiskStore {
         let permit = Arc::clone(&self.queue).acquire_many_owned(share).await.map_err(|_| gone())?;
         let (sender, _) = self.writer.as_ref().ok_or_else(gone)?;
         sender.send(Queued { operation, at, permit }).map_err(|_| gone())
+    }
+
+    async fn enqueue_refresh(&self, ids: Vec<ResponseId>, longer: Millis, at: Millis) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let bytes = ids.len().saturating_mul(size_of::<ResponseId>() + 64);
+        self.enqueue(Operation::Refresh { ids, longer }, bytes, at).await
     }
 
     /// Runs a read on a blocking thread.
@@ -165,7 +184,7 @@ impl DiskStore {
 impl ResponseStore for DiskStore {
     async fn put(&self, record: Arc<Record>) -> Result<(), StoreError> {
         let at = now();
-        let document = record.encode();
+        let document = self.codec.encode(&record, Ok)?;
         let bytes = document.len();
         let (reply, answer) = oneshot::channel();
         self.enqueue(Operation::Put { id: record.id.clone(), document, reply }, bytes, at).await?;
@@ -179,14 +198,14 @@ impl ResponseStore for DiskStore {
             Touch::Refresh { longer } => Some(millis(longer)),
         };
         let due = longer.map(|longer| at.saturating_add(self.ttl).saturating_add(longer));
-        let ids = ids.to_vec();
+        let (ids, codec) = (ids.to_vec(), self.codec.clone());
         let (records, to_refresh) = self
             .read(move |database| {
                 let snapshot = Snapshot::of(database)?;
                 let mut to_refresh = Vec::new();
                 let mut records = Vec::with_capacity(ids.len());
                 for id in ids {
-                    let found = snapshot.read(&id, at, |document, expiry| (Record::decode(&id, document), expiry))?;
+                    let found = snapshot.read(&id, at, |document, expiry| (codec.decode(&id, document, Ok), expiry))?;
                     if found.as_ref().zip(due).is_some_and(|((_, expiry), due)| *expiry < due) {
                         to_refresh.push(id);
                     }
@@ -195,11 +214,14 @@ impl ResponseStore for DiskStore {
                 Ok((records, to_refresh))
             })
             .await?;
-        if let Some(longer) = longer.filter(|_| !to_refresh.is_empty()) {
-            let bytes = to_refresh.len().saturating_mul(size_of::<ResponseId>() + 64);
-            self.enqueue(Operation::Refresh { ids: to_refresh, longer }, bytes, at).await?;
+        if let Some(longer) = longer {
+            self.enqueue_refresh(to_refresh, longer, at).await?;
         }
         records.into_iter().collect()
+    }
+
+    async fn refresh(&self, ids: &[ResponseId], longer: Duration) -> Result<(), StoreError> {
+        self.enqueue_refresh(ids.to_vec(), millis(longer), now()).await
     }
 
     async fn delete(&self, id: &ResponseId) -> Result<bool, StoreError> {
@@ -211,6 +233,10 @@ impl ResponseStore for DiskStore {
     async fn ready(&self) -> Result<(), StoreError> {
         let alive = self.writer.as_ref().is_some_and(|(_, thread)| !thread.is_finished());
         if !alive || self.file.is_failing() { Err(not_written()) } else { Ok(()) }
+    }
+
+    fn place_of(&self, _: Tenant) -> Option<Arc<dyn ResponseStore>> {
+        None
     }
 
     fn name(&self) -> &'static str {

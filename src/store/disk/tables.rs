@@ -16,6 +16,7 @@ use redb::{
 
 use super::Millis;
 use crate::id::ResponseId;
+use crate::store::RecordCodec;
 
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 const EXPIRIES: TableDefinition<'_, &str, Millis> = TableDefinition::new("expiries");
@@ -152,10 +153,12 @@ impl<'t> Tables<'t> {
         now: Millis,
         expiry: Millis,
         max_bytes: Option<u64>,
+        codec: &RecordCodec,
     ) -> Result<Put, redb::Error> {
         if let Some(old) = self.expiry(id)? {
             if old > now {
-                let same = self.records.get(id.as_str())?.is_some_and(|there| there.value() == document);
+                let there = self.records.get(id.as_str())?;
+                let same = there.is_some_and(|there| codec.are_same(id, there.value(), document));
                 return Ok(if same { Put::Stored } else { Put::Conflict });
             }
             self.remove(id)?;

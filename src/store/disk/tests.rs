@@ -28,7 +28,8 @@ impl Directory {
     }
 
     fn settings(&self) -> DiskSettings {
-        DiskSettings { path: self.0.join("r.redb"), max_bytes: None, cache_bytes: 16 << 20, ttl: HOUR }
+        let codec = RecordCodec::default();
+        DiskSettings { path: self.0.join("r.redb"), max_bytes: None, cache_bytes: 16 << 20, ttl: HOUR, codec }
     }
 }
 
@@ -44,7 +45,8 @@ fn record(number: u128, payload: usize) -> Arc<Record> {
     let id = ResponseId::from_bits(number);
     let response = format!("{{\"id\":\"{id}\",\"x\":\"{}\"}}", "x".repeat(payload));
     let response = RawValue::from_string(response).unwrap();
-    Arc::new(Record { id, ancestors: Ancestors::Listed(Vec::new()), input: Vec::new(), interrupted: false, response })
+    let ancestors = Ancestors::Listed(Vec::new());
+    Arc::new(Record { id, ancestors, input: Vec::new(), interrupted: false, tenant: None, response })
 }
 
 async fn load(store: &DiskStore, number: u128, touch: Touch) -> Result<Option<Arc<Record>>, StoreError> {
@@ -139,7 +141,7 @@ async fn what_expired_is_swept_without_any_request() {
     let directory = Directory::new();
     let path = directory.settings().path;
     let rules = Rules { ttl: 1, ..RULES };
-    let store = DiskStore::over(Box::new(move || file::open(&path, 1 << 20)), rules).unwrap();
+    let store = DiskStore::over(Box::new(move || file::open(&path, 1 << 20)), rules, RecordCodec::default()).unwrap();
     // More than one commit sweeps.
     let puts = futures_util::future::join_all((0..600).map(|number| store.put(record(number, 10)))).await;
     assert!(puts.iter().all(Result::is_ok));
@@ -306,7 +308,7 @@ fn faulty(path: &Path) -> (DiskStore, Arc<Health>) {
             database.map_err(|error| OpenError::Damaged { path: path.clone(), problem: error.to_string() })?;
         file::prepared(&path, database)
     };
-    (DiskStore::over(Box::new(reopen), RULES).unwrap(), health)
+    (DiskStore::over(Box::new(reopen), RULES, RecordCodec::default()).unwrap(), health)
 }
 
 #[tokio::test]

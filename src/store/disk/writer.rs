@@ -23,7 +23,7 @@ use super::file::{File, OpenError};
 use super::tables::{Put, Tables};
 use super::{Counters, Millis, now};
 use crate::id::ResponseId;
-use crate::store::StoreError;
+use crate::store::{RecordCodec, StoreError};
 
 /// The most operations and the most bytes of documents in one group; bounds how long a caller waits for others.
 const GROUP_OPERATIONS: usize = 1024;
@@ -76,6 +76,7 @@ pub(super) struct Writer {
     pub(super) queue: Receiver<Queued>,
     pub(super) rules: Rules,
     pub(super) counters: Arc<Counters>,
+    pub(super) codec: RecordCodec,
 }
 
 /// An answer that is due once the group is committed.
@@ -205,7 +206,7 @@ impl Writer {
         // An answer that nobody waits for any more is dropped.
         match operation {
             Operation::Put { id, document, reply } => {
-                let put = tables.put(&id, &document, at, expiry, max_bytes)?;
+                let put = tables.put(&id, &document, at, expiry, max_bytes, &self.codec)?;
                 let counters = Arc::clone(&self.counters);
                 Ok(Box::new(move || {
                     drop(permit);

@@ -42,6 +42,11 @@ pub(super) enum Command {
         value: Bytes,
         ttl_seconds: i64,
     },
+    /// Starts the time to live anew, if there is something.
+    Touch {
+        key: String,
+        ttl_seconds: i64,
+    },
     Remove {
         key: String,
     },
@@ -94,6 +99,7 @@ impl Once<'_> {
                 let expiration = Some(Expiration::EX(*ttl_seconds));
                 client.set(key, Value::Bytes(value.clone()), expiration, Some(SetOptions::NX), false).await
             }
+            Command::Touch { key, ttl_seconds } => client.expire(key, *ttl_seconds, None).await,
             Command::Remove { key } => client.unlink(key).await,
         }
     }
@@ -109,6 +115,7 @@ impl Attempt for Once<'_> {
             Command::Read { key }
             | Command::ReadAndTouch { key, .. }
             | Command::Create { key, .. }
+            | Command::Touch { key, .. }
             | Command::Remove { key } => key,
         }
     }
@@ -191,7 +198,7 @@ impl Commands {
     pub(super) async fn run(&self, turn: usize, command: &Command, deadline: Instant) -> Result<Value, StoreError> {
         let longest = match command {
             Command::Read { .. } | Command::ReadAndTouch { .. } => self.read_timeout,
-            Command::Create { .. } | Command::Remove { .. } => self.write_timeout,
+            Command::Create { .. } | Command::Touch { .. } | Command::Remove { .. } => self.write_timeout,
         };
         retrying(&self.pool, turn, &Once { command, longest }, deadline).await
     }

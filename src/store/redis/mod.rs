@@ -1,6 +1,7 @@
 //! Records in Redis: one server, one behind Sentinels, or a cluster. The only place that imports fred.
 //!
-//! A record lies under `{key_prefix}response:{id}` as one JSON document, written by one `SET … EX ttl NX`. All records of
+//! A record lies under `{key_prefix}response:{id}` (or `{key_prefix}t:{tenant}:response:{id}`, see
+//! [`AtRest::tenant_in_key`]) as one JSON document, written by one `SET … EX ttl NX`. All records of
 //! a load are asked for at once, and fred pipelines them per node: a chain of any depth takes two dependent round trips,
 //! and `GETEX` starts their time to live anew in the same ones. Redis 6.2 or newer.
 //!
@@ -49,6 +50,7 @@ use tokio_util::task::TaskTracker;
 
 use self::client::Clients;
 pub use self::client::RedisConfigError;
+use self::codec::Values;
 use self::command::{Command, Commands};
 use self::counters::Counters;
 use self::durability::Durability;
@@ -57,9 +59,10 @@ use self::link::Pulse;
 use self::node::{IN_FLIGHT_PER_POOL_SIZE, Making};
 use self::pool::{Pool, Presence};
 use super::figures::Figure;
-use super::{Record, ResponseStore, StoreError, Touch};
-use crate::config::{Compression, Redis};
+use super::{Record, RecordCodec, ResponseStore, StoreError, Touch};
+use crate::config::Redis;
 use crate::id::ResponseId;
+use crate::tenant::Tenant;
 
 /// Keeps fred's own warnings out of the log, as `tracing_subscriber::EnvFilter` takes it. There is one for every
 /// connection that breaks, many times a second while a cluster is down; the store tells what of it matters.
@@ -80,11 +83,40 @@ const READY_PATIENCE: Duration = Duration::from_millis(700);
 /// More bytes of JSON than this are read or packed on a thread that may block: a third of a millisecond's work.
 const BLOCKING_BYTES: usize = 256 * 1024;
 
+/// How records lie in Redis.
+#[derive(Debug, Clone, Default)]
+pub struct AtRest {
+    /// What they look like.
+    pub codec: RecordCodec,
+    /// Whether the records of a tenant have keys of their own, with the tenant in them (`tenancy.in_key`): so that an ACL
+    /// can let someone at one tenant's records alone, and so that all of them can be found and deleted.
+    pub tenant_in_key: bool,
+}
+
 /// A store in Redis.
+#[derive(Clone)]
 pub struct RedisStore {
     shared: Arc<Shared>,
+    keys: Keys,
     tasks: TaskTracker,
-    _stop: DropGuard,
+    _stop: Arc<DropGuard>,
+}
+
+/// What records are called.
+#[derive(Debug, Clone)]
+struct Keys {
+    prefix: Arc<str>,
+}
+
+impl Keys {
+    fn key(&self, id: &ResponseId) -> String {
+        format!("{}response:{id}", self.prefix)
+    }
+
+    /// Those of one tenant. Neither a tenant nor an id holds a brace, so that a hash tag in the prefix stays what it is.
+    fn of(&self, tenant: Tenant) -> Self {
+        Self { prefix: format!("{}t:{tenant}:", self.prefix).into() }
+    }
 }
 
 /// What operations need that outlive their callers.
@@ -92,9 +124,9 @@ struct Shared {
     pool: Arc<Pool>,
     commands: Commands,
     durability: Option<Durability>,
-    key_prefix: String,
     ttl_seconds: i64,
-    compression: Compression,
+    values: Values,
+    tenant_in_key: bool,
     deadline: Duration,
 }
 
@@ -106,7 +138,12 @@ impl RedisStore {
     ///
     /// # Errors
     /// When the config cannot be used, whether or not there is a server.
-    pub async fn open(redis: &Redis, ttl: Duration, deadline: Duration) -> Result<Self, RedisConfigError> {
+    pub async fn open(
+        redis: &Redis,
+        ttl: Duration,
+        deadline: Duration,
+        at_rest: AtRest,
+    ) -> Result<Self, RedisConfigError> {
         let deadline = deadline - MARGIN.min(deadline / 4);
         let clients = Clients::new(redis, deadline)?;
         let pool_size = redis.pool_size.get();
@@ -148,9 +185,9 @@ impl RedisStore {
             ),
             pool,
             durability,
-            key_prefix: redis.key_prefix.clone(),
             ttl_seconds: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).max(1),
-            compression: redis.compression,
+            values: Values { codec: at_rest.codec, compression: redis.compression },
+            tenant_in_key: at_rest.tenant_in_key,
             deadline,
         });
         let welcome = format!(
@@ -163,7 +200,8 @@ impl RedisStore {
         if tokio::time::timeout(START_PATIENCE, arrival).await.is_err() {
             tracing::warn!("RedisStore: Redis does not answer yet, starting without it");
         }
-        Ok(Self { shared, tasks, _stop: stop.drop_guard() })
+        let keys = Keys { prefix: redis.key_prefix.as_str().into() };
+        Ok(Self { shared, keys, tasks, _stop: Arc::new(stop.drop_guard()) })
     }
 
     /// Runs an operation in a task of its own. Fails at once while Redis is away, and as soon as that is known.
@@ -228,20 +266,30 @@ async fn try_out(pool: &Pool, key_prefix: &str) -> Result<(), fred::error::Error
 #[async_trait]
 impl ResponseStore for RedisStore {
     async fn put(&self, record: Arc<Record>) -> Result<(), StoreError> {
-        let shared = Arc::clone(&self.shared);
-        self.run(async move { shared.put(record).await }).await
+        let (shared, key) = (Arc::clone(&self.shared), self.keys.key(&record.id));
+        self.run(async move { shared.put(key, record).await }).await
     }
 
     async fn load(&self, ids: &[ResponseId], touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
+        let keys = ids.iter().map(|id| self.keys.key(id)).collect();
         let (shared, ids) = (Arc::clone(&self.shared), ids.to_vec());
-        self.run(async move { shared.load(ids, touch).await }).await
+        self.run(async move { shared.load(ids, keys, touch).await }).await
+    }
+
+    async fn refresh(&self, ids: &[ResponseId], longer: Duration) -> Result<(), StoreError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let keys = ids.iter().map(|id| self.keys.key(id)).collect();
+        let shared = Arc::clone(&self.shared);
+        self.run(async move { shared.refresh(keys, longer).await }).await
     }
 
     async fn delete(&self, id: &ResponseId) -> Result<bool, StoreError> {
-        let (shared, key) = (Arc::clone(&self.shared), self.shared.key(id));
+        let (shared, key) = (Arc::clone(&self.shared), self.keys.key(id));
         self.run(async move { shared.delete(key).await }).await
     }
 
@@ -254,7 +302,7 @@ impl ResponseStore for RedisStore {
         }
         // Any server's answer will do: one shard that fails over must not take every router out of service.
         let pool = &self.shared.pool;
-        match tokio::time::timeout(READY_PATIENCE, try_out(pool, &self.shared.key_prefix)).await {
+        match tokio::time::timeout(READY_PATIENCE, try_out(pool, &self.keys.prefix)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) if failure::failure(&error, pool.is_clustered()) == Failure::Final => {
                 Err(failure::store_error(&error))
@@ -264,6 +312,11 @@ impl ResponseStore for RedisStore {
             Ok(Err(error)) => Err(failure::store_error(&error)),
             Err(_) => Err(StoreError::Timeout),
         }
+    }
+
+    fn place_of(&self, tenant: Tenant) -> Option<Arc<dyn ResponseStore>> {
+        let place = || Self { keys: self.keys.of(tenant), ..self.clone() };
+        self.shared.tenant_in_key.then(|| Arc::new(place()) as Arc<dyn ResponseStore>)
     }
 
     fn name(&self) -> &'static str {
@@ -276,20 +329,22 @@ impl ResponseStore for RedisStore {
 }
 
 impl Shared {
-    fn key(&self, id: &ResponseId) -> String {
-        format!("{}response:{id}", self.key_prefix)
-    }
-
     fn deadline(&self) -> Instant {
         Instant::now() + self.deadline
     }
 
-    async fn put(&self, record: Arc<Record>) -> Result<(), StoreError> {
+    /// How long a record that is used lives from now on, in seconds.
+    fn lifetime(&self, longer: Duration) -> i64 {
+        let longer = longer.as_secs() + u64::from(longer.subsec_nanos() > 0);
+        self.ttl_seconds.saturating_add(i64::try_from(longer).unwrap_or(i64::MAX))
+    }
+
+    async fn put(&self, key: String, record: Arc<Record>) -> Result<(), StoreError> {
         let deadline = self.deadline();
-        let (key, ttl_seconds) = (self.key(&record.id), self.ttl_seconds);
+        let ttl_seconds = self.ttl_seconds;
         let _room = self.commands.room(record.payload_bytes(), deadline).await?;
-        let (packed, compression) = (Arc::clone(&record), self.compression);
-        let value = maybe_blocking(record.payload_bytes(), move || codec::pack(packed.encode(), compression)).await?;
+        let (packed, values) = (Arc::clone(&record), self.values.clone());
+        let value = maybe_blocking(record.payload_bytes(), move || values.pack(&packed)).await?;
         loop {
             let written = match &self.durability {
                 Some(durability) => durability.create(&key, &value, ttl_seconds, deadline).await?,
@@ -310,10 +365,9 @@ impl Shared {
                 }
                 continue;
             };
-            let wanted = Arc::clone(&record);
+            let (wanted, values) = (Arc::clone(&record), self.values.clone());
             let same = maybe_blocking(found.len(), move || {
-                let found = codec::unpack(found)?;
-                Ok(Record::decode(&wanted.id, &found).is_ok_and(|found| found == *wanted))
+                Ok(values.unpack(&wanted.id, &found).is_ok_and(|found| found == *wanted))
             });
             return match (same.await?, &self.durability) {
                 (true, Some(durability)) => durability.confirm(&key, ttl_seconds, deadline).await,
@@ -323,35 +377,44 @@ impl Shared {
         }
     }
 
-    async fn load(&self, ids: Vec<ResponseId>, touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+    async fn load(
+        &self,
+        ids: Vec<ResponseId>,
+        keys: Vec<String>,
+        touch: Touch,
+    ) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
         let deadline = self.deadline();
         // One turn for all: they go out together.
         let turn = self.pool.turn();
-        let replies = ids.iter().map(|id| {
-            let key = self.key(id);
-            async move {
-                let command = match touch {
-                    Touch::Keep => Command::Read { key },
-                    Touch::Refresh { longer } => {
-                        let longer = longer.as_secs() + u64::from(longer.subsec_nanos() > 0);
-                        let longer = i64::try_from(longer).unwrap_or(i64::MAX);
-                        Command::ReadAndTouch { key, ttl_seconds: self.ttl_seconds.saturating_add(longer) }
-                    }
-                };
-                bytes(self.commands.run(turn, &command, deadline).await?)
-            }
+        let replies = keys.into_iter().map(async |key| {
+            let command = match touch {
+                Touch::Keep => Command::Read { key },
+                Touch::Refresh { longer } => Command::ReadAndTouch { key, ttl_seconds: self.lifetime(longer) },
+            };
+            bytes(self.commands.run(turn, &command, deadline).await?)
         });
         let replies = join_all(replies).await.into_iter().collect::<Result<Vec<_>, _>>()?;
         let total = replies.iter().flatten().map(Bytes::len).sum();
         self.pool.counters().bytes_read.add_bytes(total);
+        let values = self.values.clone();
         maybe_blocking(total, move || {
             let records = ids.iter().zip(replies).map(|(id, reply)| {
                 let Some(stored) = reply else { return Ok(None) };
-                Ok(Some(Arc::new(Record::decode(id, &codec::unpack(stored)?)?)))
+                Ok(Some(Arc::new(values.unpack(id, &stored)?)))
             });
             records.collect()
         })
         .await
+    }
+
+    async fn refresh(&self, keys: Vec<String>, longer: Duration) -> Result<(), StoreError> {
+        let deadline = self.deadline();
+        let turn = self.pool.turn();
+        let touched = keys.into_iter().map(async |key| {
+            let command = Command::Touch { key, ttl_seconds: self.lifetime(longer) };
+            self.commands.run(turn, &command, deadline).await.map(drop)
+        });
+        join_all(touched).await.into_iter().collect()
     }
 
     async fn delete(&self, key: String) -> Result<bool, StoreError> {

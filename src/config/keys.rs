@@ -1,4 +1,6 @@
-//! The `response_api.reasoning_encryption` block: the keys that seal reasoning for clients that carry it.
+//! Keys: those that seal reasoning for clients that carry it (`response_api.reasoning_encryption`), those that seal
+//! records at rest (`response_api.encryption`), and the one of `tenancy.authorization`. Each stands in the config, or in a
+//! file that is read with it.
 
 use std::fmt;
 use std::fs;
@@ -10,7 +12,7 @@ use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::{checked, shown};
-use crate::sealing::{SealingKey, SealingKeyError};
+use crate::sealing::{IdentityKey, SealingKey, SealingKeyError};
 
 /// The `reasoning_encryption` block.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -22,14 +24,22 @@ pub struct ReasoningEncryption {
     pub keys: Vec<SealingKey>,
 }
 
-impl ReasoningEncryption {
-    /// Whether two keys have one id, so that one of them could never open.
-    pub(super) fn repeats_an_id(&self) -> bool {
-        self.keys
-            .iter()
-            .enumerate()
-            .any(|(index, key)| self.keys.iter().skip(index + 1).any(|other| other.id() == key.id()))
-    }
+/// The `encryption` block.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, expecting = "a mapping of the encryption settings")]
+pub struct Encryption {
+    /// As in [`ReasoningEncryption`], for the records that the disk store and Redis keep. Default: none, which keeps them
+    /// as they are.
+    #[serde(deserialize_with = "keys", serialize_with = "shown::keys")]
+    pub keys: Vec<SealingKey>,
+    /// Whether records that are not encrypted are errors instead of being read. Default: false.
+    pub required: bool,
+}
+
+/// Whether two keys have one id, so that one of them could never open.
+pub(super) fn repeat_an_id(keys: &[SealingKey]) -> bool {
+    let repeated = |(index, key): (usize, &SealingKey)| keys.iter().skip(index + 1).any(|other| other.id() == key.id());
+    keys.iter().enumerate().any(repeated)
 }
 
 /// A key as it is written. No `Debug`: it would show the key.
@@ -43,7 +53,17 @@ struct Written {
     file: Option<PathBuf>,
 }
 
-/// A key that was read, from its file if need be: so `--check` knows whether it is there.
+/// The same without an id.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a mapping: `key` or `file`")]
+struct WrittenNameless {
+    #[serde(default)]
+    key: Option<String>,
+    #[serde(default, deserialize_with = "checked::file_unless_blank")]
+    file: Option<PathBuf>,
+}
+
+/// A key that was read.
 struct Read(SealingKey);
 
 #[derive(Debug, thiserror::Error)]
@@ -60,13 +80,51 @@ impl TryFrom<Written> for Read {
     type Error = KeyError;
 
     fn try_from(Written { id, key, file }: Written) -> Result<Self, KeyError> {
-        let key = match (key, file) {
-            (Some(key), None) => key,
-            (None, Some(file)) => fs::read_to_string(file)?,
-            (None, None) | (Some(_), Some(_)) => return Err(KeyError::NotOne),
-        };
-        Ok(Self(SealingKey::new(&id, &key)?))
+        Ok(Self(SealingKey::new(&id, &text(key, file)?)?))
     }
+}
+
+/// The text of a key, read from its file if need be: so `--check` knows whether it is there.
+fn text(key: Option<String>, file: Option<PathBuf>) -> Result<String, KeyError> {
+    match (key, file) {
+        (Some(key), None) => Ok(key),
+        (None, Some(file)) => Ok(fs::read_to_string(file)?),
+        (None, None) | (Some(_), Some(_)) => Err(KeyError::NotOne),
+    }
+}
+
+/// The key of `tenancy.authorization`; null is none.
+pub(super) fn identity_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IdentityKey>, D::Error> {
+    struct Key;
+
+    impl<'de> Visitor<'de> for Key {
+        type Value = Option<IdentityKey>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+            formatter.write_str("a mapping: `key` or `file`")
+        }
+
+        fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Self::Value, A::Error> {
+            let WrittenNameless { key, file } = WrittenNameless::deserialize(MapAccessDeserializer::new(members))?;
+            let text = text(key, file).map_err(A::Error::custom)?;
+            IdentityKey::new(&text).map(Some).map_err(A::Error::custom)
+        }
+
+        // A text is the key itself, one level too high: it is not repeated.
+        fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
+            Err(E::custom("must be a mapping: `key` or `file`"))
+        }
+    }
+
+    deserializer.deserialize_any(Key)
 }
 
 impl<'de> Deserialize<'de> for Read {
