@@ -14,9 +14,10 @@ from topology import API, COMPOSE, ENVOY_ADMIN, ROUTER_ADMIN, Topology, compose_
 from upstream import SlowUpstream
 
 import equivalents
+import namespace
 from address import Tcp, Unix
 
-needs_root = unittest.skipUnless(os.geteuid() == 0, "needs root: a network of its own, chroot and other users")
+needs_root = unittest.skipUnless(namespace.is_possible(), "needs root, with a network of its own, chroot and other users")
 PASSWORD = "secret-of-the-test"
 
 
