@@ -91,7 +91,7 @@ _COPIED = re.compile(r"(?P<begin>^(?P<indent> *)# copied: (?P<name>\w+)\n).*?(?P
 
 def pieces() -> dict[str, str]:
     """The pieces of the stanza by name, without indentation."""
-    sections = dict(re.findall(r"^(\w+):\n((?:[ -].*\n|\n)+)", STANZA.read_text(), re.MULTILINE))
+    sections = dict(re.findall(r"^(\w+):\n((?:[ #-].*\n)+)", STANZA.read_text(), re.MULTILINE))
     filters = sections["http_filters"].replace("- name", "  name", 1)
     cluster = "cluster_name: responses-router"
     if filters.count(cluster) != 1 or sections["http_filters"].count("\n- ") != 0:
