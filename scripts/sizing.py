@@ -183,7 +183,8 @@ def memory(stack: Stack, options: argparse.Namespace, folder: Path, backend: Bac
     say(f"idle router: {idle / KIB / KIB:.1f} MiB, {files} file descriptors")
     clients = [run.stream() for _ in range(options.streams)]
     live = run.resident()
-    say(f"{len(clients)} live streams: {(live - idle) / KIB / len(clients):.1f} KiB each, {run.files() - files} file descriptors more")
+    each = (live - idle) / KIB / len(clients)
+    say(f"{len(clients)} live streams: {each:.1f} KiB each, {run.files() - files} file descriptors more")
     backend.text.set()
     for client in clients:
         read_until(client, LAST_WORDS.encode())

@@ -57,7 +57,8 @@ def istio() -> Object:
 def envoy_gateway(*, patched: bool) -> Object:
     """The Gateway's config with the routes and the policies; `patched` with the EnvoyPatchPolicy as well."""
     config, http = _without_ours()
-    found = {(doc["kind"], doc["metadata"]["name"]): doc["spec"] for doc in documents(KUBERNETES / "envoy-gateway/responses.yaml")}
+    resources = documents(KUBERNETES / "envoy-gateway/responses.yaml")
+    found = {(resource["kind"], resource["metadata"]["name"]): resource["spec"] for resource in resources}
     (ext_proc,) = found["EnvoyExtensionPolicy", "responses"]["extProc"]
     (reference,) = ext_proc["backendRefs"]
     cluster, mode = "envoyextensionpolicy/responses-router/responses/extproc/0", ext_proc["processingMode"]

@@ -147,7 +147,8 @@ class Manifests(unittest.TestCase):
                 self.assertTrue(pod["securityContext"]["runAsNonRoot"])
                 self.assertEqual(pod["securityContext"]["seccompProfile"], {"type": "RuntimeDefault"})
                 for container in pod["containers"]:
-                    locked = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+                    locked = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True}
+                    locked |= {"capabilities": {"drop": ["ALL"]}}
                     self.assertEqual(container["securityContext"], locked)
                     self.assertIn("memory", container["resources"]["limits"])
 
