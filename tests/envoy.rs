@@ -10,6 +10,7 @@ mod lifecycle;
 mod requests;
 mod state;
 mod stream;
+mod tenancy;
 mod tls;
 mod tools;
 #[cfg(feature = "otlp")]
