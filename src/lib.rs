@@ -7,6 +7,7 @@ pub mod admin;
 pub mod build_info;
 pub mod cli;
 pub mod config;
+pub mod envoy_config;
 pub mod extproc;
 pub mod id;
 pub mod openai;

@@ -3,15 +3,19 @@
 //! Exit codes: 0 after a stop that was asked for, 64 (`EX_USAGE`) for a bad config, 1 when starting or serving failed, or
 //! when a command finds what it looks for: an unhealthy router.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser as _;
 use responses_router::admin::{self, Admin};
-use responses_router::cli::{Args, Command};
+use responses_router::cli::{Args, Command, Format};
 use responses_router::config::{self, Config, Disk, Listen, OnStoreError, StoreBackend, TenantSource};
+use responses_router::envoy_config::{self, Ours};
 use responses_router::extproc::admission::Admission;
 use responses_router::extproc::exchange::{Policy, Router};
 use responses_router::extproc::keeping::Keeping;
@@ -62,6 +66,9 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_BAD_CONFIG);
         }
     };
+    if let Some(Command::Check { envoy: Some(file), format }) = &args.command {
+        return check_envoy(file, *format, &Ours::of(&config, args.config.is_some()));
+    }
     if args.check || matches!(args.command, Some(Command::Check { .. })) {
         println!("the config is valid");
         return ExitCode::SUCCESS;
@@ -77,6 +84,36 @@ fn exit(result: Result<(), AnyError>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints what is wrong with an Envoy config.
+fn check_envoy(file: &Path, format: Format, ours: &Ours) -> ExitCode {
+    let read = || {
+        let mut bytes = Vec::new();
+        let limit = u64::try_from(envoy_config::MAX_FILE_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+        File::open(file)?.take(limit).read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    let unreadable = |error: &dyn std::error::Error| {
+        eprintln!("{}: {error}", file.display());
+        ExitCode::from(EXIT_BAD_CONFIG)
+    };
+    let bytes = match read() {
+        Ok(bytes) => bytes,
+        Err(error) => return unreadable(&error),
+    };
+    let report = match envoy_config::check(&bytes, ours) {
+        Ok(report) => report,
+        Err(error) => return unreadable(&error),
+    };
+    match format {
+        Format::Text => println!("{report}"),
+        Format::Json => match serde_json::to_string_pretty(&report) {
+            Ok(json) => println!("{json}"),
+            Err(error) => return unreadable(&error),
+        },
+    }
+    if report.errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Asks a running router.

@@ -80,6 +80,12 @@ const RULES: &[Rule] = &[
         banned: &["tonic", "envoy_types", "tonic_prost", "tonic_health"],
         why: "only extproc, the server and the exporter of traces speak gRPC",
     },
+    Rule {
+        of: &["src/envoy_config/"],
+        except: &[],
+        banned: &["tokio", "tonic", "async", "std::fs", "std::env", "println", "crate::extproc", "crate::store"],
+        why: "checking an Envoy config is pure: text in, findings out",
+    },
     Rule { of: &["src/"], except: &["src/store/redis/"], banned: &["fred"], why: "only store/redis knows fred" },
     Rule {
         of: &["src/"],

@@ -8,6 +8,7 @@ mod chunking;
 mod clients;
 mod disk;
 mod envoy;
+mod envoy_config;
 mod extproc;
 mod failover;
 mod golden;

@@ -52,6 +52,11 @@ impl Envoy {
         post_to(self.admin, "/drain_listeners?graceful").await;
     }
 
+    /// All that it was configured with, as its admin page shows it.
+    pub(crate) async fn config_dump(&self) -> String {
+        ask(self.admin, "/config_dump").await
+    }
+
     /// The value of a counter or gauge; 0 when Envoy has none of this name.
     pub(crate) async fn stat(&self, name: &str) -> u64 {
         let stats = ask(self.admin, "/stats").await;

@@ -1,0 +1,583 @@
+//! `check --envoy`: the shipped configs are good, and each rule finds its fault alone. `envoy/checked.rs` asks a real
+//! Envoy whether the findings are true.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use proptest::prelude::*;
+use responses_router::config::Config;
+use responses_router::envoy_config::{Finding, OurListener, Ours, Report, Severity, Unreadable, check};
+use serde_json::{Value, json};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+pub(crate) fn ours() -> Ours {
+    Ours::of(&Config::default(), false)
+}
+
+/// envoy/envoy.yaml.
+pub(crate) fn good() -> Value {
+    serde_yaml::from_str(&std::fs::read_to_string(Path::new(ROOT).join("envoy/envoy.yaml")).unwrap()).unwrap()
+}
+
+pub(crate) fn manager(config: &mut Value) -> &mut Value {
+    &mut config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+}
+
+pub(crate) fn filter(config: &mut Value) -> &mut Value {
+    &mut manager(config)["http_filters"][0]["typed_config"]
+}
+
+pub(crate) fn routes(config: &mut Value) -> &mut Value {
+    &mut manager(config)["route_config"]["virtual_hosts"][0]["routes"]
+}
+
+pub(crate) fn cluster(config: &mut Value, index: usize) -> &mut Value {
+    &mut config["static_resources"]["clusters"][index]
+}
+
+pub(crate) fn remove(object: &mut Value, key: &str) {
+    object.as_object_mut().unwrap().remove(key).unwrap();
+}
+
+fn checked(config: &Value, ours: &Ours) -> Report {
+    check(config.to_string().as_bytes(), ours).unwrap()
+}
+
+/// The rules that find something in a config.
+pub(crate) fn findings(config: &Value) -> Vec<&'static str> {
+    checked(config, &ours()).findings.iter().map(|finding| finding.rule).collect()
+}
+
+const MANAGER: &str = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config";
+
+/// A fault: what finds it, where below the connection manager (or, with a leading `/`, below the root), and how it is made.
+type Fault = (&'static str, &'static str, fn(&mut Value));
+
+fn http_filter(kind: &str, mut config: Value) -> Value {
+    config["@type"] = json!(format!("type.googleapis.com/envoy.extensions.filters.http.{kind}"));
+    json!({"name": "other", "typed_config": config})
+}
+
+fn insert_filter(config: &mut Value, at: usize, filter: Value) {
+    manager(config)["http_filters"].as_array_mut().unwrap().insert(at, filter);
+}
+
+const FAULTS: &[Fault] = &[
+    ("filter_missing", "http_filters", |c| drop(manager(c)["http_filters"].as_array_mut().unwrap().remove(0))),
+    ("body_mode", "http_filters[0].typed_config.processing_mode.request_body_mode", |c| {
+        filter(c)["processing_mode"]["request_body_mode"] = json!("BUFFERED");
+    }),
+    ("body_mode", "http_filters[0].typed_config.processing_mode.response_body_mode", |c| {
+        filter(c)["processing_mode"]["response_body_mode"] = json!(1);
+    }),
+    ("body_mode", "http_filters[0].typed_config.processing_mode", |c| remove(filter(c), "processing_mode")),
+    (
+        "body_mode",
+        "route_config.virtual_hosts[0].routes[0].typed_per_filter_config[\"envoy.filters.http.ext_proc\"].overrides.processing_mode.request_body_mode",
+        |c| {
+            let mut modes = filter(c)["processing_mode"].clone();
+            modes["request_body_mode"] = json!("NONE");
+            routes(c)[0]["typed_per_filter_config"]["envoy.filters.http.ext_proc"]["overrides"] =
+                json!({"processing_mode": modes});
+        },
+    ),
+    ("header_mode", "http_filters[0].typed_config.processing_mode.response_header_mode", |c| {
+        filter(c)["processing_mode"]["response_header_mode"] = json!("SKIP");
+    }),
+    ("trailer_mode", "http_filters[0].typed_config.processing_mode.response_trailer_mode", |c| {
+        remove(&mut filter(c)["processing_mode"], "response_trailer_mode");
+    }),
+    ("failure_mode_allow", "http_filters[0].typed_config.failure_mode_allow", |c| {
+        filter(c)["failure_mode_allow"] = json!(true);
+    }),
+    ("observability_mode", "http_filters[0].typed_config.observability_mode", |c| {
+        filter(c)["observability_mode"] = json!(true);
+    }),
+    ("not_grpc", "http_filters[0].typed_config.grpc_service", |c| remove(filter(c), "grpc_service")),
+    ("disable_immediate_response", "http_filters[0].typed_config.disable_immediate_response", |c| {
+        filter(c)["disable_immediate_response"] = json!(true);
+    }),
+    ("mutation_rules", "http_filters[0].typed_config.mutation_rules", |c| {
+        filter(c)["mutation_rules"] = json!({"disallow_system": true});
+    }),
+    ("mutation_rules", "http_filters[0].typed_config.mutation_rules", |c| {
+        filter(c)["mutation_rules"] = json!({"disallow_expression": {"regex": "x-(selected|other).*"}});
+    }),
+    ("status_on_error", "http_filters[0].typed_config.status_on_error", |c| remove(filter(c), "status_on_error")),
+    ("response_attributes", "http_filters[0].typed_config.response_attributes", |c| {
+        filter(c)["response_attributes"] = json!(["response.flags"]);
+    }),
+    ("allow_mode_override", "http_filters[0].typed_config.allow_mode_override", |c| {
+        filter(c)["allow_mode_override"] = json!(true);
+    }),
+    ("message_timeout", "http_filters[0].typed_config.message_timeout", |c| {
+        filter(c)["message_timeout"] = json!("0.2s");
+    }),
+    ("route_cache_action", "http_filters[0].typed_config.route_cache_action", |c| {
+        filter(c)["route_cache_action"] = json!("RETAIN");
+    }),
+    ("allow_content_length_header", "http_filters[0].typed_config.allow_content_length_header", |c| {
+        filter(c)["allow_content_length_header"] = json!(true);
+    }),
+    ("forward_rules", "http_filters[0].typed_config.forward_rules", |c| {
+        filter(c)["forward_rules"] = json!({"allowed_headers": {"patterns": [{"exact": "content-type"}]}});
+    }),
+    ("filter_after_router", "http_filters[1]", |c| manager(c)["http_filters"].as_array_mut().unwrap().reverse()),
+    ("authentication_after_filter", "http_filters[1]", |c| {
+        insert_filter(c, 1, http_filter("jwt_authn.v3.JwtAuthentication", json!({})));
+    }),
+    ("buffer_filter", "http_filters[0]", |c| {
+        insert_filter(c, 0, http_filter("buffer.v3.Buffer", json!({"max_request_bytes": 1_048_576})));
+    }),
+    ("compressed_events", "http_filters[0]", |c| {
+        let types = json!({"common_config": {"content_type": ["application/json", "text/event-stream"]}});
+        insert_filter(c, 0, http_filter("compressor.v3.Compressor", json!({"response_direction_config": types})));
+    }),
+    ("other_ext_proc_buffers", "http_filters[1]", |c| {
+        let modes = json!({"processing_mode": {"response_body_mode": "BUFFERED"}});
+        insert_filter(c, 1, http_filter("ext_proc.v3.ExternalProcessor", modes));
+    }),
+    ("other_ext_proc", "http_filters[0]", |c| {
+        insert_filter(c, 0, http_filter("ext_proc.v3.ExternalProcessor", json!({})));
+    }),
+    ("local_reply_missing", "local_reply_config", |c| {
+        drop(manager(c)["local_reply_config"]["mappers"].as_array_mut().unwrap().remove(0));
+    }),
+    ("local_reply_of_resets_missing", "local_reply_config", |c| {
+        drop(manager(c)["local_reply_config"]["mappers"].as_array_mut().unwrap().remove(1));
+    }),
+    ("local_reply_overwrites", "local_reply_config.mappers[2]", |c| {
+        let comparison = json!({"op": "GE", "value": {"default_value": 400, "runtime_key": "x"}});
+        let mapper = json!({
+            "filter": {"status_code_filter": {"comparison": comparison}},
+            "body_format_override": {"json_format": {"error": {"message": "%LOCAL_REPLY_BODY%"}}},
+        });
+        manager(c)["local_reply_config"]["mappers"].as_array_mut().unwrap().push(mapper);
+    }),
+    ("local_reply_overwrites", "local_reply_config.body_format", |c| {
+        manager(c)["local_reply_config"]["body_format"] = json!({"text_format_source": {"inline_string": "no"}});
+    }),
+    ("max_stream_duration", "common_http_protocol_options.max_stream_duration", |c| {
+        manager(c)["common_http_protocol_options"] = json!({"max_stream_duration": "60s"});
+    }),
+    (
+        "max_stream_duration",
+        "route_config.virtual_hosts[0].routes[1].route.max_stream_duration.max_stream_duration",
+        |c| {
+            routes(c)[1]["route"]["max_stream_duration"] = json!({"max_stream_duration": {"seconds": 60}});
+        },
+    ),
+    ("per_connection_buffer_limit", "/static_resources.listeners[0].per_connection_buffer_limit_bytes", |c| {
+        c["static_resources"]["listeners"][0]["per_connection_buffer_limit_bytes"] = json!(104_857_600);
+    }),
+    ("router_not_http2", "/static_resources.clusters[1]", |c| {
+        remove(cluster(c, 1), "typed_extension_protocol_options");
+    }),
+    ("router_circuit_breakers", "/static_resources.clusters[1].circuit_breakers", |c| {
+        remove(cluster(c, 1), "circuit_breakers");
+    }),
+    ("router_circuit_breakers", "/static_resources.clusters[1].circuit_breakers", |c| {
+        cluster(c, 1)["circuit_breakers"]["thresholds"][0]["priority"] = json!("HIGH");
+    }),
+    (
+        "router_max_concurrent_streams",
+        "/static_resources.clusters[1].typed_extension_protocol_options[\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\"].explicit_http_config.http2_protocol_options.max_concurrent_streams",
+        |c| {
+            http2_options(c)["explicit_http_config"]["http2_protocol_options"]["max_concurrent_streams"] = json!(10);
+        },
+    ),
+    (
+        "router_keepalive",
+        "/static_resources.clusters[1].typed_extension_protocol_options[\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\"].explicit_http_config.http2_protocol_options.connection_keepalive",
+        |c| {
+            http2_options(c)["explicit_http_config"]["http2_protocol_options"] = json!({});
+        },
+    ),
+    (
+        "router_max_stream_duration",
+        "/static_resources.clusters[1].typed_extension_protocol_options[\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\"].common_http_protocol_options.max_stream_duration",
+        |c| {
+            http2_options(c)["common_http_protocol_options"] = json!({"max_stream_duration": "60s"});
+        },
+    ),
+    (
+        "socket_by_dns",
+        "/static_resources.clusters[1].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.pipe",
+        |c| {
+            address(c)["endpoint"]["address"] = json!({"pipe": {"path": "/run/r.sock"}});
+        },
+    ),
+    (
+        "name_in_static_cluster",
+        "/static_resources.clusters[1].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address",
+        |c| {
+            cluster(c, 1)["type"] = json!("STATIC");
+            address(c)["endpoint"]["address"]["socket_address"]["address"] = json!("router.local");
+        },
+    ),
+    ("router_tls_unverified", "/static_resources.clusters[1].transport_socket.typed_config", |c| {
+        cluster(c, 1)["transport_socket"] = tls(json!({}));
+    }),
+    ("cluster_not_in_file", "http_filters[0].typed_config.grpc_service.envoy_grpc.cluster_name", |c| {
+        cluster(c, 1)["name"] = json!("another");
+    }),
+    ("router_authority", "http_filters[0].typed_config.grpc_service.envoy_grpc.authority", |c| {
+        let name = json!("outbound|50051||responses-router");
+        filter(c)["grpc_service"]["envoy_grpc"]["cluster_name"] = name.clone();
+        cluster(c, 1)["name"] = name;
+    }),
+    ("routes_not_in_file", "route_config", |c| remove(manager(c), "route_config")),
+    ("filter_never_on", "http_filters[0]", |c| remove(&mut routes(c)[0], "typed_per_filter_config")),
+    ("filter_off_for_responses", "route_config.virtual_hosts[0].routes[0]", |c| {
+        let early = json!({"match": {"path": "/v1/responses"}, "route": {"cluster": "upstream", "timeout": "0s"}});
+        routes(c).as_array_mut().unwrap().insert(0, early);
+    }),
+    ("filter_off_for_responses", "route_config.virtual_hosts[0].routes[1]", |c| {
+        // Only creates: the items go to the catch-all.
+        routes(c)[0]["match"] = json!({"path": "/v1/responses"});
+    }),
+    ("responses_route_missing", "route_config.virtual_hosts[0].routes", |c| {
+        routes(c)[0]["match"] = json!({"path": "/v1/responses"});
+        routes(c)[1]["match"] = json!({"safe_regex": {"regex": "/v1/(chat/completions|models)"}});
+    }),
+    ("route_names_no_filter", "route_config.virtual_hosts[0].routes[1].typed_per_filter_config.responses", |c| {
+        routes(c)[1]["typed_per_filter_config"] = routes(c)[0]["typed_per_filter_config"].clone();
+        let settings = routes(c)[1]["typed_per_filter_config"].as_object_mut().unwrap();
+        let setting = settings.remove("envoy.filters.http.ext_proc").unwrap();
+        settings.insert("responses".to_owned(), setting);
+    }),
+    ("responses_route_prefix", "route_config.virtual_hosts[0].routes[0].match.prefix", |c| {
+        routes(c)[0]["match"] = json!({"prefix": "/v1/responses"});
+    }),
+    ("filter_on_for_chat", "route_config.virtual_hosts[0].routes[1]", |c| {
+        remove(&mut manager(c)["http_filters"][0], "disabled");
+    }),
+    ("chat_route_missing", "route_config.virtual_hosts[0].routes", |c| {
+        routes(c)[1]["match"] = json!({"safe_regex": {"regex": "/v1/models"}});
+    }),
+    ("chat_route_conditional", "route_config.virtual_hosts[0].routes", |c| {
+        routes(c)[1]["match"]["headers"] = json!([{"name": "x-selected-model", "string_match": {"exact": "m"}}]);
+    }),
+    ("route_without_upstream", "route_config.virtual_hosts[0].routes[1]", |c| {
+        remove(&mut routes(c)[1], "route");
+        routes(c)[1]["redirect"] = json!({"https_redirect": true});
+    }),
+    ("route_timeout", "route_config.virtual_hosts[0].routes[0].route.timeout", |c| {
+        remove(&mut routes(c)[0]["route"], "timeout");
+    }),
+    ("route_timeout", "route_config.virtual_hosts[0].routes[1].route.timeout", |c| {
+        routes(c)[1]["route"]["timeout"] = json!("60s");
+    }),
+    ("route_timeout_finite", "route_config.virtual_hosts[0].routes[1].route.timeout", |c| {
+        routes(c)[1]["route"]["timeout"] = json!("1200s");
+    }),
+    ("stream_idle_timeout", "stream_idle_timeout", |c| remove(manager(c), "stream_idle_timeout")),
+    ("stream_idle_timeout", "route_config.virtual_hosts[0].routes[1].route.idle_timeout", |c| {
+        routes(c)[1]["route"]["idle_timeout"] = json!("30s");
+    }),
+    ("stream_idle_timeout_off", "stream_idle_timeout", |c| manager(c)["stream_idle_timeout"] = json!("0s")),
+    ("retry_policy", "route_config.virtual_hosts[0].routes[1].route.retry_policy", |c| {
+        routes(c)[1]["route"]["retry_policy"] = json!({"retry_on": "connect-failure, 5xx"});
+    }),
+    ("hedge_policy", "route_config.virtual_hosts[0].routes[1].route.hedge_policy", |c| {
+        routes(c)[1]["route"]["hedge_policy"] = json!({"hedge_on_per_try_timeout": true});
+    }),
+    ("websocket_upgrade", "route_config.virtual_hosts[0].routes[0].route.upgrade_configs", |c| {
+        remove(&mut routes(c)[0]["route"], "upgrade_configs");
+    }),
+    ("upstream_circuit_breakers", "/static_resources.clusters[0].circuit_breakers", |c| {
+        remove(cluster(c, 0), "circuit_breakers");
+    }),
+];
+
+/// A fault that shows in the light of the router's config, which listens at this address, with TLS or without.
+type FaultForAConfig = (&'static str, &'static str, Option<bool>, fn(&mut Value));
+
+const FAULTS_FOR_A_CONFIG: &[FaultForAConfig] = &[
+    ("router_address", "127.0.0.1:50052", None, |_| {}),
+    ("router_address", "unix:/run/r.sock", None, |_| {}),
+    ("router_tls_missing", "127.0.0.1:50051", Some(false), |_| {}),
+    ("router_tls_unexpected", "127.0.0.1:50051", None, |c| {
+        cluster(c, 1)["transport_socket"] = tls(json!({"validation_context": {}}));
+    }),
+    ("router_tls_client_certificate", "127.0.0.1:50051", Some(true), |c| {
+        cluster(c, 1)["transport_socket"] = tls(json!({"validation_context": {}}));
+    }),
+];
+
+fn http2_options(config: &mut Value) -> &mut Value {
+    &mut cluster(config, 1)["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+}
+
+fn address(config: &mut Value) -> &mut Value {
+    &mut cluster(config, 1)["load_assignment"]["endpoints"][0]["lb_endpoints"][0]
+}
+
+fn tls(context: Value) -> Value {
+    let kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+    json!({"name": "envoy.transport_sockets.tls", "typed_config": {"@type": kind, "common_tls_context": context}})
+}
+
+#[test]
+fn each_fault_is_found_where_it_is_and_nothing_else_is() {
+    for (rule, path, fault) in FAULTS {
+        let mut config = good();
+        fault(&mut config);
+        let report = checked(&config, &ours());
+        let found: Vec<_> = report.findings.iter().map(|Finding { rule, path, .. }| (*rule, path.as_str())).collect();
+        let path = path.strip_prefix('/').map_or_else(|| format!("{MANAGER}.{path}"), str::to_owned);
+        assert_eq!(found, [(*rule, path.as_str())], "{report}");
+    }
+}
+
+#[test]
+fn each_fault_against_the_routers_config_is_found() {
+    for (rule, listen, tls, fault) in FAULTS_FOR_A_CONFIG {
+        let mut config = good();
+        fault(&mut config);
+        let ours = Ours { listener: Some(OurListener { listen: listen.parse().unwrap(), tls: *tls }), ..ours() };
+        let found: Vec<_> = checked(&config, &ours).findings.iter().map(|finding| finding.rule).collect();
+        assert_eq!(found, [*rule], "{listen}");
+    }
+}
+
+#[test]
+fn every_rule_has_a_fault() {
+    let mut rules = BTreeSet::new();
+    for entry in std::fs::read_dir(Path::new(ROOT).join("src/envoy_config/rules")).unwrap() {
+        let source = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let names = source.split("\n    name: \"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
+        rules.extend(names);
+    }
+    let with_fault = FAULTS.iter().map(|(rule, ..)| *rule).chain(FAULTS_FOR_A_CONFIG.iter().map(|(rule, ..)| *rule));
+    assert_eq!(rules, with_fault.map(str::to_owned).collect());
+}
+
+#[test]
+fn shipped_configs_have_no_error_and_no_warning() {
+    let mut checked = 0;
+    for folder in ["envoy", "deploy"] {
+        for path in yaml_files(&Path::new(ROOT).join(folder)) {
+            let bytes = std::fs::read(&path).unwrap();
+            let text = String::from_utf8_lossy(&bytes);
+            match check(&bytes, &ours()) {
+                Ok(report) => {
+                    assert_eq!((report.errors, report.warnings), (0, 0), "{}\n{report}", path.display());
+                    checked += 1;
+                }
+                Err(Unreadable::NothingToCheck) => assert!(!text.contains("ExternalProcessor"), "{}", path.display()),
+                Err(error) => panic!("{}: {error}", path.display()),
+            }
+        }
+    }
+    assert!(checked >= 5, "{checked}");
+    assert_eq!(findings(&good()), Vec::<&str>::new());
+}
+
+fn yaml_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(yaml_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "yaml") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+#[test]
+fn a_prefix_and_another_chat_path_are_looked_for_as_the_config_has_them() {
+    let mut config = Config::default();
+    config.response_api.path_prefix = "/openai".to_owned();
+    config.upstream.chat_path = "/v2/chat?x=y".to_owned();
+    let ours = Ours::of(&config, false);
+    let mut envoy = good();
+    let found = |envoy: &Value| checked(envoy, &ours).findings.iter().map(|finding| finding.rule).collect::<Vec<_>>();
+    assert_eq!(found(&envoy), ["filter_off_for_responses"; 2][..1], "{}", checked(&envoy, &ours));
+    routes(&mut envoy)[0]["match"] = json!({"path_separated_prefix": "/openai/v1/responses"});
+    assert_eq!(found(&envoy), Vec::<&str>::new());
+    routes(&mut envoy)[1]["match"] = json!({"path": "/openai/v2/chat"});
+    assert_eq!(found(&envoy), Vec::<&str>::new());
+    routes(&mut envoy)[1]["match"] = json!({"path": "/openai/v1/chat/completions"});
+    assert_eq!(found(&envoy), ["chat_route_missing"]);
+    config.upstream.clear_route_cache = false;
+    assert_eq!(checked(&envoy, &Ours::of(&config, false)).findings.len(), 0);
+}
+
+#[test]
+fn other_spellings_of_the_same_config_are_read_alike() {
+    let mut config = good();
+    remove(&mut routes(&mut config)[0]["route"], "timeout");
+    let expected = findings(&config);
+    // camelCase, as protobuf's JSON has it by default; keys of maps and types stay.
+    fn camel(value: &Value) -> Value {
+        match value {
+            Value::Object(members) => {
+                let word = |key: &str| {
+                    let mut parts = key.split('_');
+                    let first = parts.next().unwrap_or_default().to_owned();
+                    parts.fold(first, |word, part| word + &part[..1].to_uppercase() + &part[1..])
+                };
+                let key = |key: &String| if key.contains('.') || key.contains('@') { key.clone() } else { word(key) };
+                Value::Object(members.iter().map(|(name, value)| (key(name), camel(value))).collect())
+            }
+            Value::Array(items) => items.iter().map(camel).collect(),
+            other => other.clone(),
+        }
+    }
+    assert_eq!(findings(&camel(&config)), expected);
+    // YAML, and a document beside it.
+    let yaml = serde_yaml::to_string(&config).unwrap();
+    let report = check(format!("a: b\n---\n{yaml}").as_bytes(), &ours()).unwrap();
+    assert_eq!(report.findings.iter().map(|finding| finding.rule).collect::<Vec<_>>(), expected);
+    assert!(report.findings[0].path.starts_with("document 2: static_resources."), "{report}");
+    // A listener alone, and its clusters with their type, as a control plane sends them.
+    let listener = &config["static_resources"]["listeners"][0];
+    let rules: Vec<_> = checked(listener, &ours()).findings.iter().map(|finding| finding.rule).collect();
+    assert_eq!(rules, ["route_timeout", "cluster_not_in_file", "cluster_not_in_file"]);
+    let mut clusters = config["static_resources"]["clusters"].clone();
+    for cluster in clusters.as_array_mut().unwrap() {
+        cluster["@type"] = json!("type.googleapis.com/envoy.config.cluster.v3.Cluster");
+    }
+    assert_eq!(findings(&json!({"resources": [listener, {"inner": clusters}]})), expected);
+    // Routes by name.
+    let mut by_name = config.clone();
+    let mut routes = manager(&mut by_name)["route_config"].take();
+    routes["@type"] = json!("type.googleapis.com/envoy.config.route.v3.RouteConfiguration");
+    manager(&mut by_name)["rds"] = json!({"route_config_name": "responses"});
+    by_name["route_configs"] = json!([{"route_config": routes}]);
+    assert_eq!(findings(&by_name), expected);
+}
+
+#[test]
+fn what_is_no_envoy_config_is_refused_in_words() {
+    let bomb: String = (1..30).fold("a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, level| {
+        let last = level - 1;
+        text + &format!("a{level}: &a{level} [{}]\n", vec![format!("*a{last}"); 9].join(", "))
+    });
+    for (text, problem) in [
+        ("", "no HTTP connection manager"),
+        ("{}", "no HTTP connection manager"),
+        ("a: [", "neither YAML nor JSON"),
+        ("{\"a\": ", "neither YAML nor JSON"),
+        ("a: !tag b", "neither YAML nor JSON"),
+        (&bomb, "neither YAML nor JSON"),
+        (&"[".repeat(100_000), "neither YAML nor JSON"),
+        (&format!("{}{}", "{\"a\":".repeat(100_000), "}".repeat(100_000)), "neither YAML nor JSON"),
+        (&format!("{{\"a\": [{}1]}}", "1,".repeat(1_000_000)), "more than 1000000 values"),
+        (&" ".repeat((64 << 20) + 1), "is larger than 64 MiB"),
+    ] {
+        let error = check(text.as_bytes(), &ours()).unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
+    assert_eq!(check(b"\xff\xfe", &ours()).unwrap_err().to_string(), "is not UTF-8");
+}
+
+#[test]
+fn a_large_config_is_checked_in_one_walk() {
+    let mut config = good();
+    let host = manager(&mut config)["route_config"]["virtual_hosts"][0].clone();
+    let many = (0..3000).map(|number| {
+        let mut host = host.clone();
+        host["name"] = json!(format!("host-{number}"));
+        host["routes"][0]["route"]["cluster"] = json!(format!("missing-{number}"));
+        remove(&mut host["routes"][1]["route"], "timeout");
+        host
+    });
+    manager(&mut config)["route_config"]["virtual_hosts"] = many.collect();
+    let report = checked(&config, &ours());
+    assert_eq!((report.errors, report.findings.len()), (3000, 3000));
+}
+
+#[test]
+fn the_command_prints_and_exits_as_it_promises() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("envoy.json");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_responses-router"));
+        let output = command.args(["check", "--envoy"]).arg(&file).args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let write = |config: &Value| std::fs::write(&file, config.to_string()).unwrap();
+    write(&good());
+    assert_eq!(run(&[]), (Some(0), "errors: 0, warnings: 0, for information: 0\n".to_owned(), String::new()));
+
+    let mut bad = good();
+    remove(&mut routes(&mut bad)[0]["route"], "timeout");
+    remove(filter(&mut bad), "status_on_error");
+    write(&bad);
+    let (code, text, _) = run(&[]);
+    assert_eq!(code, Some(1));
+    insta::with_settings!({snapshot_path => "golden", prepend_module_to_snapshot => false}, {
+        insta::assert_snapshot!("check_envoy_prints", text);
+    });
+    let (code, text, _) = run(&["--format", "json"]);
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &report["errors"], &report["warnings"]), (Some(1), &json!(1), &json!(1)));
+    assert_eq!(report["findings"][0]["severity"], "error");
+
+    write(&json!("text"));
+    let (code, _, error) = run(&[]);
+    assert!(code == Some(64) && error.contains("envoy.json: has no HTTP connection manager"), "{error}");
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(run(&[]).0, Some(64));
+
+    // The router's config is checked first, and says where Envoy should go.
+    let config = folder.path().join("c.yaml");
+    std::fs::write(&config, "server: {listen: 127.0.0.1:1}\n").unwrap();
+    write(&good());
+    let (code, text, _) = run(&["--config", config.to_str().unwrap()]);
+    assert!(code == Some(0) && text.contains("[router_address]"), "{text}");
+    std::fs::write(&config, "server: {lisen: x}\n").unwrap();
+    assert_eq!(run(&["--config", config.to_str().unwrap()]).0, Some(64));
+}
+
+#[test]
+fn errors_come_first() {
+    let mut config = good();
+    filter(&mut config)["message_timeout"] = json!("1s");
+    remove(filter(&mut config), "status_on_error");
+    filter(&mut config)["failure_mode_allow"] = json!(true);
+    let severities: Vec<_> = checked(&config, &ours()).findings.iter().map(|finding| finding.severity).collect();
+    assert_eq!(severities, [Severity::Error, Severity::Warning, Severity::Info]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+
+    #[test]
+    fn no_damage_to_a_config_panics_the_check(
+        at in 0usize..12_000,
+        cut in 0usize..200,
+        insert in "[:{}\\[\\]&*!|>'\"#,\n\t$x0-9 -]{0,6}",
+    ) {
+        let text = include_str!("../envoy/envoy.yaml");
+        let boundary = |from: usize| (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+        let start = boundary(at.min(text.len()));
+        let end = boundary((start + cut).min(text.len()));
+        let _ = check(format!("{}{insert}{}", &text[..start], &text[end..]).as_bytes(), &ours());
+    }
+
+    #[test]
+    fn no_value_in_the_place_of_another_panics_the_check(place in 0usize..400, with in 0usize..8) {
+        fn replace(value: &mut Value, place: &mut usize, with: &Value) {
+            if *place == 0 {
+                *value = with.clone();
+            }
+            *place = place.wrapping_sub(1);
+            match value {
+                Value::Object(members) => members.values_mut().for_each(|member| replace(member, place, with)),
+                Value::Array(items) => items.iter_mut().for_each(|item| replace(item, place, with)),
+                _ => {}
+            }
+        }
+        let values = [json!(null), json!(true), json!(-1), json!(1e300), json!(""), json!([]), json!({}), json!([[{"name": 1}]])];
+        let mut config = good();
+        replace(&mut config, &mut { place }, &values[with]);
+        let _ = check(config.to_string().as_bytes(), &ours());
+    }
+}
