@@ -80,6 +80,7 @@ STATUS_CLUSTER = """\
 """
 
 
+_OF_THE_MANAGER = ("early_header_mutation_extensions", "access_log")
 _WITH_PIECES = ("deploy/kubernetes/envoy-gateway/patch.yaml", "deploy/kubernetes/istio/responses.yaml")
 
 _ISTIO_HOST = "responses-router.responses-router.svc.cluster.local"
@@ -98,6 +99,7 @@ def pieces() -> dict[str, str]:
         raise ValueError("the stanza has not one filter with the router's cluster")
     return {
         "local_reply_config": textwrap.dedent(sections["local_reply_config"]).strip("\n"),
+        **{name: textwrap.dedent(sections[name]).strip("\n") for name in _OF_THE_MANAGER if name in sections},
         "istio_filter": textwrap.dedent(filters.replace(cluster, _ISTIO_CLUSTER)).strip("\n"),
     }
 

@@ -20,6 +20,7 @@ ROUTER = Tcp("127.0.0.1", 50051)
 UPSTREAM = Tcp("127.0.0.1", 8000)
 
 _EXT_PROC = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor"
+_EARLY = "type.googleapis.com/envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation"
 _MODES = {"FullDuplexStreamed": "FULL_DUPLEX_STREAMED", "Streamed": "STREAMED", "Buffered": "BUFFERED"}
 # As Envoy Gateway sets it on each gRPC service of an extension.
 _GRPC_TIMEOUT = "10s"
@@ -89,8 +90,17 @@ def envoy_gateway(*, patched: bool) -> Object:
     )
     traffic = found["BackendTrafficPolicy", "responses"]
     targets = [target["name"] for target in traffic["targetRefs"]]
-    client = found["ClientTrafficPolicy", "responses"]["timeout"]["http"]
-    http["stream_idle_timeout"] = client["streamIdleTimeout"]
+    client = found["ClientTrafficPolicy", "responses"]
+    http["stream_idle_timeout"] = client["timeout"]["http"]["streamIdleTimeout"]
+    http["early_header_mutation_extensions"] = [
+        {
+            "name": "envoy.http.early_header_mutation.header_mutation",
+            "typed_config": {
+                "@type": _EARLY,
+                "mutations": [{"remove": name} for name in client["headers"]["earlyRequestHeaders"]["remove"]],
+            },
+        }
+    ]
     routes = []
     # More specific paths first, as the Gateway API has it.
     for route in ("responses", "chat"):
@@ -128,8 +138,8 @@ def _without_ours() -> tuple[Object, Object]:
     text = envoy_config.render(listen=ENVOY, admin=ADMIN, upstream=UPSTREAM, router=ROUTER)
     config = yaml.safe_load(text)
     http = manager(config)
-    for ours in ("local_reply_config", "stream_idle_timeout"):
-        del http[ours]
+    for ours in ("local_reply_config", "stream_idle_timeout", "early_header_mutation_extensions", "access_log"):
+        http.pop(ours, None)
     http["http_filters"] = http["http_filters"][-1:]
     return config, http
 

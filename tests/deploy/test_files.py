@@ -89,6 +89,8 @@ class EnvoyConfigs(unittest.TestCase):
                     self.assertEqual(status, wanted["typed_config"]["status_on_error"])
                 if name != "deploy/kubernetes/envoy-gateway":
                     self.assertEqual(http["local_reply_config"], stanza["local_reply_config"])
+                early = "early_header_mutation_extensions"
+                self.assertEqual(http[early], stanza[early])
                 self.assertEqual(http["stream_idle_timeout"], "900s")
                 for route in http["route_config"]["virtual_hosts"][0]["routes"]:
                     self.assertEqual(route["route"]["timeout"], "0s")
