@@ -1,7 +1,7 @@
 #!/bin/sh
 # The build steps of the Dockerfile, so that they also run, and are tested, without Docker. From the root of the sources:
 #
-#   build.sh dependencies    compiles what Cargo.lock names, without the sources of this crate
+#   build.sh dependencies    compiles what Cargo.lock names, without src
 #   build.sh router          compiles the router
 #   build.sh rootfs DIR      puts into DIR what the image adds to its base, and checks that the base can run it
 #
@@ -23,16 +23,17 @@ dependencies() {
     stubs=$(mktemp -d)
     trap 'rm -rf "$stubs"' EXIT
     mkdir -p "$stubs/src" "$stubs/tests" "$stubs/benches/stack"
-    cp Cargo.toml Cargo.lock "$stubs/"
+    cp -R Cargo.toml Cargo.lock build.rs proto "$stubs/"
     echo '#![allow(missing_docs)]' >"$stubs/src/lib.rs"
-    echo '#![allow(missing_docs)] fn main() {}' | tee "$stubs/build.rs" "$stubs/src/main.rs" "$stubs/tests/main.rs" >"$stubs/benches/stack/main.rs"
+    echo '#![allow(missing_docs)] fn main() {}' |
+        tee "$stubs/src/main.rs" "$stubs/tests/main.rs" >"$stubs/benches/stack/main.rs"
     mkdir -p "$target_dir"
     CARGO_TARGET_DIR=$(cd "$target_dir" && pwd) cargo build --profile "$profile" --locked --manifest-path "$stubs/Cargo.toml"
 }
 
 router() {
     # Cargo compares times, and those of a checkout are older than what it made of the stubs.
-    touch build.rs src/lib.rs src/main.rs
+    touch src/lib.rs src/main.rs
     cargo build --profile "$profile" --locked --bin responses-router
 }
 
