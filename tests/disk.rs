@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use responses_router::id::ResponseId;
+use responses_router::sealing::{SealingKey, SealingKeys};
 use responses_router::store::{Ancestors, DiskSettings, DiskStore, Record, RecordCodec, ResponseStore, Touch};
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
@@ -97,6 +98,24 @@ impl Drop for Killed {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_sealed_record_shows_no_content_in_the_file() {
+    for sealed in [false, true] {
+        let directory = Directory::new("sealed-bytes");
+        let key = SealingKey::new("k1", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap();
+        let codec = RecordCodec::new(SealingKeys::new(if sealed { vec![key] } else { Vec::new() }), false);
+        let settings = DiskSettings { codec, ..directory.settings(HOUR) };
+        let store = DiskStore::open(&settings).unwrap();
+        store.put(record(0xabc_def0, 3000)).await.unwrap();
+        let file = std::fs::read(&settings.path).unwrap();
+        let holds = |marker: &[u8]| file.windows(marker.len()).any(|window| window == marker);
+        assert!(holds(b"resp_0000000000000000000000000abcdef0"));
+        assert_eq!((holds(b"abcdef0 abcdef0"), holds(b"output_text")), (!sealed, !sealed));
+        let ids = [ResponseId::from_bits(0xabc_def0)];
+        assert_eq!(store.load(&ids, Touch::Keep).await.unwrap(), [Some(record(0xabc_def0, 3000))]);
     }
 }
 

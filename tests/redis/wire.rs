@@ -6,9 +6,12 @@ use std::time::{Duration, Instant};
 
 use responses_router::config::{Compression, Redis};
 use responses_router::id::ResponseId;
+use responses_router::sealing::{SealingKey, SealingKeys};
 use responses_router::store::{
-    Ancestors, AtRest, HistoryError, RedisStore, ResponseStore as _, StoreError, Touch, history,
+    Ancestors, AtRest, HistoryError, Holdings, Owner, Record, RecordCodec, RedisStore, ResponseStore, StoreError,
+    Touch, history,
 };
+use responses_router::tenant::Tenant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::TaskTracker;
@@ -35,6 +38,64 @@ async fn a_record_is_one_document_that_a_person_can_read() {
     assert_eq!(value.trim_end().as_bytes(), record.encode());
     let ttl: u64 = server().cli(&["TTL", &key(&config, &record.id)]).trim().parse().unwrap();
     assert!((590..=600).contains(&ttl), "{ttl}");
+}
+
+/// Sealing with the keys of these ids.
+fn sealing(ids: &[&str]) -> RecordCodec {
+    let key = |id: &&str| SealingKey::new(id, &format!("{id:A<42}A=")).unwrap();
+    RecordCodec::new(SealingKeys::new(ids.iter().map(key).collect()), false)
+}
+
+async fn open_at_rest(config: &Redis, at_rest: AtRest) -> Arc<dyn ResponseStore> {
+    Arc::new(RedisStore::open(config, super::TTL, DEADLINE, at_rest).await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sealed_record_shows_no_content_and_lies_under_its_tenant() {
+    for compression in [Compression::None, Compression::Zstd] {
+        let config = Redis { compression, ..server().config() };
+        let at_rest = AtRest { codec: sealing(&["k1"]), tenant_in_key: true };
+        let store = open_at_rest(&config, at_rest).await;
+        let tenant = Tenant::named(b"acme");
+        let record = Arc::new(Record { tenant: Some(tenant), ..(*turn(&[], 5000)).clone() });
+        let holdings = Holdings::new(&store, Owner::Tenant(tenant));
+        holdings.put(Arc::clone(&record)).await.unwrap();
+        let keys = server().cli(&["KEYS", &format!("{}*", config.key_prefix)]);
+        let key = format!("{}t:822b33ad87c148a0a20a5ba7cd5ebcaa:response:{}", config.key_prefix, record.id);
+        assert_eq!(keys.trim(), key);
+        let value = server().cli(&["GET", &key]);
+        let begins =
+            format!("{{\"id\":\"{}\",\"object\":\"response\",\"responses_router\":{{\"version\":2,", record.id);
+        assert!(value.starts_with(&begins) && !value.contains("words") && !value.contains("msg_"), "{value}");
+        assert!(value.contains("\"sealed\":{\"key\":\"k1\","), "{value}");
+        let ids = std::slice::from_ref(&record.id);
+        assert_eq!(holdings.load(ids, Touch::Keep).await.unwrap(), [Some(Arc::clone(&record))]);
+        // Another router whose keys lack this one cannot read it, and does not call it unknown.
+        let other = open_at_rest(&config, AtRest { codec: sealing(&["k2"]), tenant_in_key: true }).await;
+        let error = Holdings::new(&other, Owner::Tenant(tenant)).load(ids, Touch::Keep).await.unwrap_err();
+        assert!(matches!(&error, StoreError::UnknownKey { key } if key == "k1"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_chain_is_found_on_a_cluster_whatever_the_key_prefix() {
+    for key_prefix in ["{all}:", "plain:"] {
+        for tenant_in_key in [false, true] {
+            let key_prefix = format!("{key_prefix}{}:", rand::random::<u32>());
+            let config = Redis { key_prefix, ..Cluster::shared().config() };
+            let store = open_at_rest(&config, AtRest { codec: RecordCodec::default(), tenant_in_key }).await;
+            let tenant = Tenant::named(b"} {x}");
+            let holdings = Holdings::new(&store, Owner::Tenant(tenant));
+            let mut ids = Vec::new();
+            for _ in 0..5 {
+                let record = Record { tenant: Some(tenant), ..(*turn(&ids, 10)).clone() };
+                ids.push(record.id.clone());
+                holdings.put(Arc::new(record)).await.unwrap();
+            }
+            assert_eq!(history(&holdings, &ids[4], LIMITS).await.unwrap().records.len(), 5);
+            assert!(holdings.delete(&ids[4]).await.unwrap());
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
