@@ -138,7 +138,7 @@ async fn created(stack: &Stack, text: &str, who: &[(&'static str, &str)]) -> Val
 
 /// What holds however tenants are told apart. `who` makes the headers of a tenant of this name.
 async fn keeps_tenants_apart(stack: &Stack, header: &'static str, who: impl Fn(&str) -> String) {
-    let [acme, evil] = ["acme", "evil"].map(|name| who(name));
+    let [acme, evil] = ["acme", "evil"].map(who);
     let (acme, evil) = ([(header, &*acme)], [(header, &*evil)]);
     let first = created(stack, "ACME", &acme).await;
     let second = json!({"model": "tenancy", "input": "two", "previous_response_id": first["id"]});
