@@ -5,6 +5,7 @@ mod cluster;
 mod dialects;
 mod drain;
 mod errors;
+mod failures;
 mod foreign;
 mod json;
 mod lifecycle;

@@ -161,7 +161,7 @@ async fn chaos_of_1200_streams_some_of_them_left_completes_the_others_and_leaks_
     let resident = stack.router.process.resident_bytes();
     round(&stack, &gate, &seed, 2).await;
     idle.again(&stack.router).await;
-    let bound = resident + resident / 4 + (16 << 20);
+    let bound = resident + resident / 8 + (8 << 20);
     eventually(&format!("the router's memory returns below {bound} bytes"), async || {
         (stack.router.process.resident_bytes() <= bound).then_some(())
     })
