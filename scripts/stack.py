@@ -202,6 +202,8 @@ def envoy(options: argparse.Namespace, log: Path | None) -> Part:
             *(options.venv / "bin" / "envoy", "-c", config, "--concurrency", str(options.concurrency)),
             # Hot restart claims a machine-wide id, which keeps a second Envoy from starting.
             "--disable-hot-restart",
+            # The access log is to be seen while people watch it.
+            *("--file-flush-interval-msec", "500"),
         ],
         log=log,
         ready=lambda: _answers(options.admin, "/ready"),

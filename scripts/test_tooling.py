@@ -81,7 +81,7 @@ class EnvoyConfig(unittest.TestCase):
         whole = yaml.safe_load(envoy_config.TEMPLATE.read_text())["static_resources"]
         stanza = yaml.safe_load((ROOT / "envoy/filter-stanza.yaml").read_text())
         manager = whole["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
-        for key in ("early_header_mutation_extensions", "local_reply_config"):
+        for key in ("early_header_mutation_extensions", "local_reply_config", "access_log"):
             self.assertEqual(stanza[key], manager[key])
         self.assertEqual(stanza["http_filters"], manager["http_filters"][:1])
         self.assertEqual(stanza["routes"], manager["route_config"]["virtual_hosts"][0]["routes"][:1])

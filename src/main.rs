@@ -14,7 +14,9 @@ use std::time::Duration;
 use clap::Parser as _;
 use responses_router::admin::{self, Admin};
 use responses_router::cli::{Args, Command, Format};
-use responses_router::config::{self, Config, Disk, Listen, OnStoreError, StoreBackend, TenantSource};
+use responses_router::config::{
+    self, Config, Disk, Listen, LogIds, OnStoreError, StoreBackend, Telemetry, TenantSource,
+};
 use responses_router::envoy_config::{self, Ours};
 use responses_router::extproc::admission::Admission;
 use responses_router::extproc::exchange::{Policy, Router};
@@ -143,7 +145,8 @@ fn run(config: &Config, tls: Option<Tls>) -> Result<(), AnyError> {
 
 async fn serve(config: &Config, tls: Option<Tls>) -> Result<(), AnyError> {
     let store = store(config).await?;
-    let mut metrics = Metrics::default();
+    let mut metrics = Metrics::new(&config.telemetry.metrics_models);
+    metrics.register_identity(&config.shown());
     metrics.register_store(Arc::clone(&store));
     let metrics = Arc::new(metrics);
     let traces = Traces::start(&config.telemetry.otlp, metrics.spans.clone())
@@ -278,6 +281,11 @@ fn tenancy(tenancy: &config::Tenancy) -> Result<Option<Tenancy>, AnyError> {
     Ok(Some(Tenancy { source, required: tenancy.required }))
 }
 
+fn reporter(telemetry: &Telemetry, metrics: Arc<Metrics>, traces: Traces) -> Reporter {
+    let namespace = Some(&telemetry.metadata_namespace).filter(|namespace| !namespace.is_empty());
+    Reporter { metrics, full_ids: telemetry.log_ids == LogIds::Full, metadata_namespace: namespace.cloned(), traces }
+}
+
 fn router(
     config: &Config,
     store: Arc<dyn ResponseStore>,
@@ -285,7 +293,7 @@ fn router(
     traces: Traces,
     stop: &Stop,
 ) -> Result<Router, AnyError> {
-    let Config { response_api, upstream, limits, stream, .. } = config;
+    let Config { response_api, upstream, limits, stream, telemetry, .. } = config;
     Ok(Router {
         enabled: response_api.enabled,
         routes: Routes::new(&response_api.path_prefix),
@@ -300,7 +308,7 @@ fn router(
             metrics: Arc::clone(&metrics),
         },
         admission: Arc::new(Admission::new(limits.max_live_exchanges, limits.max_buffered_bytes)),
-        reporter: Arc::new(Reporter { metrics, full_ids: false, traces }),
+        reporter: Arc::new(reporter(telemetry, metrics, traces)),
         policy: Policy {
             chat_path: format!("{}{}", response_api.path_prefix, upstream.chat_path),
             clear_route_cache: upstream.clear_route_cache,

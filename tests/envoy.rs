@@ -12,6 +12,7 @@ mod lifecycle;
 mod requests;
 mod state;
 mod stream;
+mod telemetry;
 mod tenancy;
 mod tls;
 mod tools;

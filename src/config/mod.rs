@@ -37,7 +37,7 @@ pub use self::otlp::{Otlp, OtlpEndpoint};
 pub use self::redis::{Compression, OnMissingAcks, Redis, RedisAddress, RedisAddressError, RedisServer};
 pub use self::response_api::{OnStoreError, ResponseApi, StoreBackend};
 pub use self::server::{Listen, ListenError, Server, ServerTls, SocketMode};
-pub use self::telemetry::{LogFormat, Telemetry};
+pub use self::telemetry::{LogFormat, LogIds, ModelName, Telemetry};
 pub use self::tenancy::{JwtClaim, MetadataPlace, Tenancy, TenantSource};
 pub use self::upstream::{Model, Upstream};
 

@@ -19,14 +19,84 @@ pub struct Telemetry {
     /// such as `info,h2=warn`. Default: info.
     #[serde(deserialize_with = "log_level")]
     pub log_level: String,
+    /// How the log shows ids of responses. Default: short.
+    pub log_ids: LogIds,
+    /// The namespace of the dynamic metadata that Envoy is sent. Default: `responses_router`; empty sends none.
+    #[serde(deserialize_with = "namespace")]
+    pub metadata_namespace: String,
+    /// The models that metrics tell apart by name, 1 to 256 characters each; all others are `other`. Default: none.
+    pub metrics_models: Vec<ModelName>,
     /// Where traces go.
     pub otlp: Otlp,
 }
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Telemetry { log_format: LogFormat::default(), log_level: "info".to_owned(), otlp: Otlp::default() }
+        Telemetry {
+            log_format: LogFormat::default(),
+            log_level: "info".to_owned(),
+            log_ids: LogIds::default(),
+            metadata_namespace: "responses_router".to_owned(),
+            metrics_models: Vec::new(),
+            otlp: Otlp::default(),
+        }
     }
+}
+
+/// How the log shows ids of responses: who has an id may read the response, unless there are tenants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case", expecting = "short or full")]
+pub enum LogIds {
+    /// The first characters.
+    #[default]
+    Short,
+    /// Whole.
+    Full,
+}
+
+/// The name of a model, as requests have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ModelName(String);
+
+impl AsRef<str> for ModelName {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for ModelName {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.chars().count() {
+            1..=256 => Ok(Self(text.to_owned())),
+            _ => Err("must be the name of a model, 1 to 256 characters"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for ModelName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        checked::parsed(deserializer)
+    }
+}
+
+struct Namespace(String);
+
+impl FromStr for Namespace {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let usual = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        match text.len() <= 128 && text.chars().all(usual) {
+            true => Ok(Self(text.to_owned())),
+            false => Err("must be at most 128 letters, digits, `_`, `-` and `.`"),
+        }
+    }
+}
+
+fn namespace<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    checked::parsed(deserializer).map(|Namespace(text)| text)
 }
 
 /// The form of a line of the log.

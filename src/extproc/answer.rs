@@ -196,7 +196,7 @@ async fn whole(
         Err(_) => {}
     }
     let (mutation, body) = if streamed {
-        envoy.account().events(true);
+        envoy.account().events(finished.events(), true);
         (stream_headers(mutation), finished.into_tail())
     } else {
         let body = match &kept {
@@ -277,6 +277,7 @@ async fn live(
     };
     // A failure is told inside the stream, see `settle`.
     let _ = settle(router, &account, &mut finished, &lineage).await;
+    account.note(|facts| facts.events = finished.events());
     Ok(end_with(envoy, finished.into_tail(), ended_by).await)
 }
 
@@ -349,8 +350,7 @@ async fn end_with(mut envoy: Envoy, body: Bytes, ended_by: EndedBy) -> Finished 
     if ended_by == EndedBy::Body {
         return envoy.finish(LastReply::response_body(body)).await;
     }
-    envoy.send(Reply::response_body(body)).await;
-    envoy.account().told();
+    envoy.tell(Reply::response_body(body)).await;
     let ended_by = if ended_by == EndedBy::NotYet { end_of_upstream(&mut envoy).await } else { ended_by };
     envoy
         .finish(match ended_by {

@@ -45,6 +45,18 @@ pub enum BodyError {
     },
 }
 
+impl BodyError {
+    /// The kind of refusal, in one word for metrics.
+    #[must_use]
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "too_large",
+            Self::UnsupportedCoding { .. } => "unsupported_coding",
+            Self::Corrupt { .. } => "corrupt",
+        }
+    }
+}
+
 /// A body while it arrives.
 #[derive(Debug)]
 pub struct BodyCollector {

@@ -35,6 +35,7 @@ use tonic::{Status, Streaming};
 use tracing::{Instrument as _, Span, field};
 
 use super::message::{Inbound, LastReply, MalformedMessage, Protocol, Reply, WrongProtocol};
+use super::metadata;
 use super::pb::{ProcessingRequest, ProcessingResponse};
 use crate::telemetry::Account;
 use crate::telemetry::facts::Ending;
@@ -164,12 +165,31 @@ impl Envoy {
         self.slot.put(reply.0).await;
     }
 
-    /// Hands over the message that ends the exchange.
+    /// Hands over a message together with what is known of the exchange by now.
+    pub async fn send_described(&mut self, reply: Reply) {
+        let reply = Reply(self.described(reply.0));
+        self.send(reply).await;
+    }
+
+    /// Hands over the message with which the client has all, although the exchange does not end with it. A client that
+    /// reads no further may be gone before that, so this one says what is known.
+    pub async fn tell(&mut self, reply: Reply) {
+        self.send_described(reply).await;
+        self.account.told();
+    }
+
+    /// Hands over the message that ends the exchange, with what is known of it.
     pub async fn finish(self, reply: LastReply) -> Finished {
         self.account.sent(reply.phase());
-        self.slot.put(reply.0).await;
+        let message = self.described(reply.0);
+        self.slot.put(message).await;
         self.account.told();
         Finished(())
+    }
+
+    fn described(&self, mut message: ProcessingResponse) -> ProcessingResponse {
+        message.dynamic_metadata = self.account.metadata(metadata::encode).unwrap_or_default();
+        message
     }
 
     fn is_repetition(&mut self, message: &Inbound) -> bool {

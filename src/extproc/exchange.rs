@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Handler;
 use super::admission::{Admission, Seat};
 use super::answer;
-use super::body::{self, BodyCollector};
+use super::body::{self, BodyCollector, BodyError};
 use super::duplex::{Envoy, ExchangeError, Finished};
 use super::headers::HeaderMutation;
 use super::keeping::{Keeping, Lineage};
@@ -27,7 +27,7 @@ use super::tenancy::{NoIdentity, Tenancy};
 use crate::id::IdSource;
 use crate::openai::error::WireError;
 use crate::sealing::SealingKeys;
-use crate::store::{ChainLimits, History, Owner, Record, Wanted};
+use crate::store::{ChainLimits, History, HistoryError, Owner, Record, Wanted};
 use crate::telemetry::facts::{Chain, Ending, Stored};
 use crate::telemetry::traces::TraceContext;
 use crate::telemetry::{Account, Reporter};
@@ -219,9 +219,11 @@ impl Router {
                 return Ok(LocalAnswer::error(&error, self.settings.api).stream(envoy).await);
             }
         };
-        tracing::Span::current().record("response_id", plan.id.as_str());
+        tracing::Span::current().record("response_id", envoy.account().shown(&plan.id));
 
-        envoy.send(Reply::request_headers(self.upstream_headers(plan.model()), self.policy.clear_route_cache)).await;
+        envoy
+            .send_described(Reply::request_headers(self.upstream_headers(plan.model()), self.policy.clear_route_cache))
+            .await;
         envoy.send(Reply::request_body(chat.into(), ended_by == EndedBy::Body)).await;
         if ended_by == EndedBy::Trailers {
             envoy.send(Reply::request_trailers()).await;
@@ -251,7 +253,7 @@ impl Router {
         account: &Account,
     ) -> Result<Admitted, WireError> {
         let body = body::decode(&head.headers, body, self.policy.max_request_bytes);
-        let body = body.map_err(|error| refusal::body(&error))?;
+        let body = body.map_err(|error| refused_body(account, &error))?;
         seat.claim(body.len()).map_err(refusal::overloaded)?;
         let mut create = CreateRequest::parse(&body, &self.settings.request).map_err(|error| refuse(&error))?;
         drop(body);
@@ -269,7 +271,16 @@ impl Router {
         let wanted = Wanted { parent, referenced: &create.referenced_responses() };
         let load = self.keeping.history(owner, wanted, self.policy.chain);
         let history = if wanted.is_empty() { load.await } else { account.storing("load history", load).await };
-        let history = history.map_err(|error| refusal::history(&error, parent))?;
+        let history = history.map_err(|error| {
+            account.note(|facts| {
+                facts.chain_missing = match error {
+                    HistoryError::ParentNotFound => Some("parent"),
+                    HistoryError::AncestorMissing => Some("ancestor"),
+                    _ => None,
+                };
+            });
+            refusal::history(&error, parent)
+        })?;
         let chain = chain_of(&history);
         let past = Past { chain: &turns(&history.records), referenced: &turns(&history.referenced) };
         let seal = self.seal_of(owner);
@@ -277,7 +288,12 @@ impl Router {
         let began = Instant::now();
         let translated = translate::request(create, past, &self.settings, seal, id, now());
         account.step("translate request", began, translated.is_err());
-        let translated = translated.map_err(|error| refuse(&error))?;
+        let translated = translated.map_err(|error| {
+            if let RequestError::ItemNotFound { .. } = error {
+                account.note(|facts| facts.chain_missing = Some("item"));
+            }
+            refuse(&error)
+        })?;
         let lineage = Lineage { owner, ancestors: history.ancestors_of_child() };
         let plan = &translated.plan;
         account.note(|facts| {
@@ -303,8 +319,9 @@ impl Router {
     }
 
     async fn request_body(&self, envoy: &mut Envoy, head: &RequestHead, seat: &mut Seat) -> Result<Upload, Interrupt> {
+        let account = envoy.account().clone();
         let mut collector = BodyCollector::announced(&head.headers, self.policy.max_request_bytes)
-            .map_err(|error| refusal::body(&error))?;
+            .map_err(|error| refused_body(&account, &error))?;
         if head.end_of_stream {
             return Ok(Upload::Whole(Bytes::new(), EndedBy::Body));
         }
@@ -314,14 +331,17 @@ impl Router {
                 Ok(Inbound::RequestBody(piece)) => {
                     let received = collector.len().saturating_add(piece.bytes.len());
                     seat.claim(received).map_err(refusal::overloaded)?;
-                    if collector.push(piece).map_err(|error| refusal::body(&error))? {
+                    if collector.push(piece).map_err(|error| refused_body(&account, &error))? {
                         return Ok(Upload::Whole(collector.finish(), EndedBy::Body));
                     }
                 }
                 Ok(Inbound::RequestTrailers) => return Ok(Upload::Whole(collector.finish(), EndedBy::Trailers)),
                 Ok(Inbound::ResponseHeaders(head)) => return Ok(Upload::AnsweredByEnvoy(head)),
                 Ok(_) => return Err(ExchangeError::OutOfOrder("reading the request body").into()),
-                Err(Interrupt::Break(ExchangeError::Deadline)) => return Err(refusal::slow_body().into()),
+                Err(Interrupt::Break(ExchangeError::Deadline)) => {
+                    account.note(|facts| facts.body_refused = Some("slow"));
+                    return Err(refusal::slow_body().into());
+                }
                 Err(interrupt) => return Err(interrupt),
             }
         }
@@ -405,6 +425,11 @@ fn note_request(envoy: &Envoy, head: &RequestHead, route: &Route) {
         facts.request_id = request_id.map(ToOwned::to_owned);
         facts.response_id = route.id().cloned();
     });
+}
+
+fn refused_body(account: &Account, error: &BodyError) -> WireError {
+    account.note(|facts| facts.body_refused = Some(error.class()));
+    refusal::body(error)
 }
 
 /// What a request's history amounts to; `None` when it named none.

@@ -181,15 +181,16 @@ impl LiveStream {
         let Some(machine) = &mut self.machine else { return Bytes::new() };
         let events = machine.push(bytes);
         if !events.is_empty() {
-            self.account.events(machine.has_content());
+            self.account.events(machine.events(), machine.has_content());
         }
         events
     }
 
     /// See [`ResponseStream::heartbeat`].
     pub fn heartbeat(&mut self) -> Bytes {
+        let Some(machine) = &mut self.machine else { return Bytes::new() };
         self.account.heartbeat();
-        self.machine.as_mut().map(ResponseStream::heartbeat).unwrap_or_default()
+        machine.heartbeat()
     }
 
     /// See [`ResponseStream::kept_bytes`].

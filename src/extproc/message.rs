@@ -330,7 +330,7 @@ impl LastReply {
 }
 
 fn response(response: Response) -> pb::ProcessingResponse {
-    pb::ProcessingResponse { response: Some(response) }
+    pb::ProcessingResponse { response: Some(response), dynamic_metadata: Bytes::new() }
 }
 
 fn phase(message: &pb::ProcessingResponse) -> Phase {

@@ -12,6 +12,7 @@ pub mod headers;
 pub mod keeping;
 pub mod local;
 pub mod message;
+mod metadata;
 pub(crate) mod pb;
 pub mod random_ids;
 pub mod refusal;

@@ -9,6 +9,7 @@ use super::facts::Facts;
 use super::log_line;
 use super::metrics::{Metrics, Phase};
 use super::traces::{self, Kind, Trace, TraceContext, Traces, Value};
+use crate::id::ResponseId;
 use crate::store::FromStore;
 
 /// What reports need: where they go, and what they may say. Shared by all exchanges.
@@ -20,6 +21,8 @@ pub struct Reporter {
     pub full_ids: bool,
     /// Where spans go.
     pub traces: Traces,
+    /// Where Envoy files what it is told as dynamic metadata; `None` when it is told nothing.
+    pub metadata_namespace: Option<String>,
 }
 
 /// A handle of the account of one exchange; clones are of the same account.
@@ -86,9 +89,10 @@ impl Account {
         self.note(|facts| entry(facts, elapsed));
     }
 
-    /// Notes that events leave, and whether content has come with them.
-    pub fn events(&self, content: bool) {
+    /// Notes that events leave, how many there were until now, and whether content has come with them.
+    pub fn events(&self, until_now: u64, content: bool) {
         self.note_now(|facts, elapsed| {
+            facts.events = until_now;
             facts.first_event.get_or_insert(elapsed);
             if content {
                 facts.first_token.get_or_insert(elapsed);
@@ -134,10 +138,16 @@ impl Account {
         self.0.reporter.metrics.exchanges.sent(phase);
     }
 
-    /// The metrics, for what is not counted once per exchange.
+    /// An id as the log may show it.
     #[must_use]
-    pub fn metrics(&self) -> &Metrics {
-        &self.0.reporter.metrics
+    pub fn shown<'a>(&self, id: &'a ResponseId) -> &'a str {
+        log_line::shown(id, self.0.reporter.full_ids)
+    }
+
+    /// What Envoy is told, made by `encode` of the namespace and the facts until now.
+    pub fn metadata<T>(&self, encode: impl FnOnce(&str, &Facts) -> T) -> Option<T> {
+        let namespace = self.0.reporter.metadata_namespace.as_deref()?;
+        Some(encode(namespace, &self.0.facts.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 

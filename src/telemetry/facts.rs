@@ -62,8 +62,14 @@ pub struct Facts {
     pub upstream_error: Option<UpstreamError>,
     /// What the translation left out.
     pub lossy: Lossy,
+    /// Why the history that the request named is not there: `parent`, `ancestor` or `item`.
+    pub chain_missing: Option<&'static str>,
+    /// Why the request body was not used: a class of `BodyError`, or `slow`.
+    pub body_refused: Option<&'static str>,
     /// Repeated `in_progress` events.
     pub heartbeats: u32,
+    /// Events of the stream, repeated ones included.
+    pub events: u64,
     /// How long it took; zero while it goes on.
     pub duration: Duration,
 }
@@ -95,7 +101,10 @@ impl Default for Facts {
             store_time: Duration::ZERO,
             upstream_error: None,
             lossy: Lossy::default(),
+            chain_missing: None,
+            body_refused: None,
             heartbeats: 0,
+            events: 0,
             duration: Duration::ZERO,
         }
     }
@@ -157,6 +166,9 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// Those of streams that had begun.
+    pub const OF_STREAMS: [Self; 5] = [Self::Completed, Self::Incomplete, Self::Failed, Self::ClientGone, Self::Broken];
+
     /// The word for logs, metadata and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -251,8 +263,14 @@ impl UpstreamError {
     }
 }
 
+/// Why a history is not there.
+pub(super) const CHAIN_MISSING: [&str; 3] = ["parent", "ancestor", "item"];
+
+/// Why request bodies are not used.
+pub(super) const BODY_REFUSED: [&str; 4] = ["too_large", "unsupported_coding", "corrupt", "slow"];
+
 /// The codes of our own errors. What an upstream calls its errors is its own and no closed set.
-const CODES: [&str; 24] = [
+pub(super) const CODES: [&str; 24] = [
     "array_above_max_length",
     "bad_upstream_response",
     "chain_invalid",
@@ -377,5 +395,87 @@ impl Facts {
         let took = self.last_token?.checked_sub(self.first_token?)?;
         #[expect(clippy::cast_precision_loss, reason = "an average over a number of tokens")]
         Some(took.div_f64(tokens as f64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn an_exchange_whose_last_word_has_not_left_ended_with_the_client_gone() {
+        for said in [None, Some(Ending::Completed), Some(Ending::Failed), Some(Ending::Refused)] {
+            let mut facts = Facts { ending: said, ..Facts::default() };
+            facts.close(SECOND, false);
+            assert_eq!(facts.ending, Some(Ending::ClientGone), "{said:?}");
+            let mut facts = Facts { ending: said, told: true, ..Facts::default() };
+            facts.close(SECOND, false);
+            assert_eq!(facts.ending, said);
+        }
+    }
+
+    #[test]
+    fn a_break_and_a_panic_stay_what_they_are() {
+        let mut facts = Facts::default();
+        facts.broke("protocol_error");
+        facts.close(SECOND, false);
+        assert_eq!((facts.ending, facts.error_code), (Some(Ending::Broken), Some("protocol_error")));
+        let mut facts = Facts { ending: Some(Ending::Completed), told: true, ..Facts::default() };
+        facts.close(SECOND, true);
+        assert_eq!((facts.ending, facts.error_code), (Some(Ending::Broken), Some("internal_error")));
+    }
+
+    #[test]
+    fn codes_that_an_upstream_made_up_are_other() {
+        let server_error = ErrorType::ServerError;
+        assert_eq!(known_code(Some("store_unavailable"), server_error), "store_unavailable");
+        assert_eq!(known_code(Some("ECONNRESET at 10.0.0.1"), server_error), "other");
+        assert_eq!(known_code(None, ErrorType::RateLimitError), "rate_limit_error");
+    }
+
+    #[test]
+    fn errors_of_upstreams_fall_into_classes() {
+        for (status, code, class) in [
+            (503, "upstream_unavailable", UpstreamError::Unavailable),
+            (504, "upstream_unavailable", UpstreamError::Timeout),
+            (502, "bad_upstream_response", UpstreamError::BadAnswer),
+            (400, "context_length_exceeded", UpstreamError::ContextLength),
+            (429, "rate_limit_error", UpstreamError::RateLimited),
+            (401, "other", UpstreamError::Unauthorized),
+            (422, "invalid_request_error", UpstreamError::Refused),
+            (500, "server_error", UpstreamError::ServerError),
+        ] {
+            assert_eq!(UpstreamError::of(status, code), class, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn a_response_that_fails_is_no_refusal_although_it_is_told_as_an_error() {
+        let mut facts = Facts { ending: Some(Ending::Failed), ..Facts::default() };
+        facts.answered(502, Some("bad_upstream_response"));
+        assert_eq!((facts.ending, facts.status), (Some(Ending::Failed), Some(502)));
+        let mut facts = Facts::default();
+        facts.answered(502, Some("bad_upstream_response"));
+        assert_eq!((facts.ending, facts.upstream_error), (Some(Ending::Refused), Some(UpstreamError::BadAnswer)));
+        let mut facts = Facts::default();
+        facts.answered(200, None);
+        assert_eq!((facts.ending, facts.error_code), (Some(Ending::Answered), None));
+    }
+
+    #[test]
+    fn time_per_output_token_needs_two_tokens_and_their_times() {
+        let facts = |output_tokens| Facts {
+            usage: Some(Usage { output_tokens, ..Usage::default() }),
+            first_token: Some(SECOND),
+            last_token: Some(3 * SECOND),
+            ..Facts::default()
+        };
+        assert_eq!(facts(5).time_per_output_token(), Some(SECOND / 2));
+        assert_eq!(facts(1).time_per_output_token(), None);
+        assert_eq!(facts(0).time_per_output_token(), None);
+        assert_eq!(Facts { usage: None, ..facts(5) }.time_per_output_token(), None);
+        assert_eq!(Facts { first_token: None, ..facts(5) }.time_per_output_token(), None);
     }
 }

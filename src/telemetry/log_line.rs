@@ -1,9 +1,8 @@
 //! The one line that the log has of every exchange: no text of a prompt or an answer, no key, and ids shortened unless
 //! the operator wants them whole.
 
-use std::time::Duration;
-
-use super::facts::{Facts, Stored};
+use super::facts::{Ending, Facts, Stored, UpstreamError};
+use super::metadata::milliseconds;
 use crate::id::ResponseId;
 
 /// How much of an id is shown: `resp_` and eight digits, enough to find it again among a day's.
@@ -17,12 +16,12 @@ pub(super) fn write(facts: &Facts, full_ids: bool) {
     tracing::info!(
         parent: None,
         route = facts.route,
-        outcome = facts.ending.map(super::facts::Ending::as_str),
+        outcome = facts.ending.map(Ending::as_str),
         status = facts.status,
         stream = facts.stream.then_some(true),
         reason = facts.reason,
         error_code = facts.error_code,
-        upstream_error = facts.upstream_error.map(super::facts::UpstreamError::as_str),
+        upstream_error = facts.upstream_error.map(UpstreamError::as_str),
         duration_ms = milliseconds(facts.duration),
         ttft_ms = facts.first_token.map(milliseconds),
         store_ms = (!facts.store_time.is_zero()).then(|| milliseconds(facts.store_time)),
@@ -45,8 +44,4 @@ pub(super) fn write(facts: &Facts, full_ids: bool) {
 /// An id as the log shows it.
 pub(crate) fn shown(id: &ResponseId, full: bool) -> &str {
     if full { id.as_str() } else { id.as_str().get(..SHOWN_CHARS).unwrap_or(id.as_str()) }
-}
-
-fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }

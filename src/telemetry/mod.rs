@@ -3,6 +3,7 @@
 pub mod account;
 pub mod facts;
 mod log_line;
+pub mod metadata;
 pub mod metrics;
 mod runtime;
 mod store;
@@ -23,7 +24,8 @@ pub fn log_to_stdout(telemetry: &Telemetry, quiet: &str) -> Result<(), Box<dyn s
     let filter = EnvFilter::try_new(format!("{quiet},{}", telemetry.log_level))?;
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     match telemetry.log_format {
-        LogFormat::Json => subscriber.json().try_init(),
+        // The list would repeat the one span that there is.
+        LogFormat::Json => subscriber.json().with_span_list(false).try_init(),
         LogFormat::Text => subscriber.with_ansi(false).try_init(),
     }
 }

@@ -48,6 +48,11 @@ impl Emitter {
         }
     }
 
+    /// How many events there have been.
+    pub(super) fn events(&self) -> u64 {
+        self.next_sequence_number
+    }
+
     /// The frames since the last call, each whole.
     pub(super) fn take(&mut self) -> Bytes {
         self.frames.split().freeze()

@@ -121,6 +121,15 @@ impl Finished {
         self.output.iter().any(|item| !matches!(item, OutputItem::Message { .. } | OutputItem::Reasoning { .. }))
     }
 
+    /// How many events there will have been with the terminal one; 0 for an answer that is no stream.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        match self.emitter.events() {
+            0 => 0,
+            until_now => until_now.saturating_add(1),
+        }
+    }
+
     /// Token counts; `None` when the upstream reported none (the response then says zero).
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {

@@ -3,4 +3,5 @@
 mod endings;
 mod listener;
 mod messages;
+mod reports;
 mod tls;

@@ -153,6 +153,15 @@ fn value_out_of_bounds_names_its_line_and_column() {
             "c.yaml:1:41: limits.request_body_bytes_per_second: must be at least 0",
         ),
         ("limits: {exchange_seconds: 0}", "c.yaml:1:28: limits.exchange_seconds: must be at least 1"),
+        ("telemetry: {log_ids: some}", "c.yaml:1:22: telemetry.log_ids: "),
+        (
+            "telemetry: {metadata_namespace: 'a b'}",
+            "c.yaml:1:33: telemetry.metadata_namespace: must be at most 128 letters, digits",
+        ),
+        (
+            "telemetry: {metrics_models: [m, '']}",
+            "c.yaml:1:33: telemetry.metrics_models[1]: must be the name of a model, 1 to 256 characters",
+        ),
         ("telemetry: {log_level: verbose}", "c.yaml:1:24: telemetry.log_level: must be off, error, warn"),
     ]);
 }

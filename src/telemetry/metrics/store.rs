@@ -8,8 +8,13 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::exchanges::zeros;
+
 /// Upper bounds in seconds: from memory's microseconds to the deadline of a failover.
 const SECONDS: [f64; 14] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// The operations, as `Keeping` names them.
+const OPERATIONS: [&str; 4] = ["get", "history", "put", "delete"];
 
 /// The metrics of the store's operations.
 #[derive(Debug)]
@@ -41,7 +46,7 @@ impl StoreOperations {
     /// Registers the metrics.
     pub(super) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
-            failures: Family::default(),
+            failures: zeros(OPERATIONS.map(|operation| Operation { operation })),
             operations: Family::default(),
             durations: Family::new_with_constructor(|| Histogram::new(SECONDS)),
         };

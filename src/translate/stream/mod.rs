@@ -203,6 +203,12 @@ impl ResponseStream {
         self.emitter.take()
     }
 
+    /// How many events there have been.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.emitter.events()
+    }
+
     /// Whether anything of the answer has come: text, reasoning, a refusal or a call.
     #[must_use]
     pub fn has_content(&self) -> bool {

@@ -31,6 +31,9 @@ impl Envoy {
                 "--concurrency",
                 "2",
                 "--disable-hot-restart",
+                // The access log is written at once, for those who read it.
+                "--file-flush-interval-msec",
+                "50",
             ]),
         );
         let admin = process

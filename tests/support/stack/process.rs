@@ -47,6 +47,11 @@ impl Process {
         .await
     }
 
+    /// All that it has printed until now.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The end of what it has printed.
     pub(crate) fn log_tail(&self) -> String {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);

@@ -73,7 +73,7 @@ impl Router {
 
     /// Where its admin listener is; the settings must have one.
     pub(crate) async fn admin(&self) -> SocketAddr {
-        let address = |line: &str| line.split_once("admin listening on ").map(|(_, address)| address.trim().to_owned());
+        let address = |line: &str| line.split_once("admin listening on ").map(|(_, rest)| address_of(rest).to_owned());
         self.process.log_line("admin listening on", address).await.parse().unwrap()
     }
 
@@ -100,7 +100,12 @@ fn listening_on(line: &str) -> Option<Listen> {
     if before.ends_with("admin ") {
         return None;
     }
-    address.trim_end().parse().ok()
+    address_of(address).parse().ok()
+}
+
+/// An address at the end of a line of the log, in text or in JSON.
+fn address_of(rest: &str) -> &str {
+    rest.split(['"', ' ']).next().unwrap_or_default()
 }
 
 fn merge(into: &mut Value, from: &Value) {

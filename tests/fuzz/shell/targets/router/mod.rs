@@ -32,6 +32,7 @@ pub(crate) fn router(settings: Settings, choices: u8, tasks: &TaskTracker, grace
             tasks: tasks.clone(),
             metrics: Arc::new(Metrics::default()),
         },
+        reporter: Arc::default(),
         // One exchange at a time needs one seat; a second one is refused.
         admission: Arc::new(Admission::new(1, if choices & 64 == 0 { 1 << 20 } else { 512 })),
         policy: Policy {

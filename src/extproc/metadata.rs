@@ -1,0 +1,88 @@
+//! Dynamic metadata on the wire: a `google.protobuf.Struct` whose one field, the namespace, is a Struct of values.
+//!
+//! Written by hand rather than by way of prost's maps of strings, which cost as much as the rest of a message. The tags
+//! are those of google/protobuf/struct.proto.
+
+use bytes::Bytes;
+
+use crate::telemetry::facts::Facts;
+use crate::telemetry::metadata::{Value, entries};
+
+/// Struct.fields, and the key of an entry of this map.
+const FIELDS: u8 = 0x0a;
+const KEY: u8 = 0x0a;
+/// The value of an entry of the map.
+const VALUE: u8 = 0x12;
+/// Value.number_value, a double.
+const NUMBER: u8 = 0x11;
+const TEXT: u8 = 0x1a;
+const FLAG: u8 = 0x20;
+const STRUCT: u8 = 0x2a;
+
+/// What is known of an exchange, in this namespace.
+pub(super) fn encode(namespace: &str, facts: &Facts) -> Bytes {
+    let mut fields = Vec::with_capacity(512);
+    entries(facts, |key, value| {
+        let mut encoded = Vec::with_capacity(64);
+        match value {
+            Value::Text(text) => delimited(&mut encoded, TEXT, text.as_bytes()),
+            Value::Number(number) => {
+                encoded.push(NUMBER);
+                encoded.extend_from_slice(&number.to_le_bytes());
+            }
+            Value::Flag(flag) => encoded.extend_from_slice(&[FLAG, u8::from(flag)]),
+        }
+        entry(&mut fields, key, &encoded);
+    });
+    let mut inner = Vec::with_capacity(fields.len() + 8);
+    delimited(&mut inner, STRUCT, &fields);
+    let mut whole = Vec::with_capacity(inner.len() + namespace.len() + 16);
+    entry(&mut whole, namespace, &inner);
+    whole.into()
+}
+
+/// An entry of a Struct's map.
+fn entry(out: &mut Vec<u8>, key: &str, value: &[u8]) {
+    let mut entry = Vec::with_capacity(key.len() + value.len() + 8);
+    delimited(&mut entry, KEY, key.as_bytes());
+    delimited(&mut entry, VALUE, value);
+    delimited(out, FIELDS, &entry);
+}
+
+fn delimited(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
+    out.push(tag);
+    // Fails for want of room alone, and a Vec grows.
+    let _ = prost::encode_length_delimiter(bytes.len(), out);
+    out.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+
+    use super::*;
+    use crate::extproc::pb::{Kind, Struct};
+    use crate::openai::responses::Usage;
+    use crate::telemetry::facts::Ending;
+
+    #[test]
+    fn what_is_written_is_a_struct_of_the_namespace() {
+        let facts = Facts {
+            route: "create",
+            ending: Some(Ending::Completed),
+            model: Some("ü".repeat(100)),
+            usage: Some(Usage { input_tokens: 300, ..Usage::default() }),
+            ..Facts::default()
+        };
+        let mut all = Struct::decode(encode("ours", &facts)).unwrap().fields;
+        let Some(Kind::StructValue(Struct { fields })) = all.remove("ours").unwrap().kind else { panic!("a struct") };
+        assert!(all.is_empty());
+        let kind = |key: &str| fields.get(key).and_then(|value| value.kind.clone());
+        assert_eq!(kind("route"), Some(Kind::StringValue("create".to_owned())));
+        assert_eq!(kind("outcome"), Some(Kind::StringValue("completed".to_owned())));
+        assert_eq!(kind("model"), Some(Kind::StringValue("ü".repeat(100))));
+        assert_eq!(kind("stream"), Some(Kind::BoolValue(false)));
+        assert_eq!(kind("input_tokens"), Some(Kind::NumberValue(300.0)));
+        assert_eq!(kind("ttft_ms"), None);
+    }
+}
