@@ -7,7 +7,7 @@ use std::process::Command;
 
 use proptest::prelude::*;
 use responses_router::config::Config;
-use responses_router::envoy_config::{Finding, OurListener, Ours, Report, Severity, Unreadable, check};
+use responses_router::envoy_config::{Finding, OurListener, OurTenancy, Ours, Report, Severity, Unreadable, check};
 use serde_json::{Value, json};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -344,6 +344,37 @@ fn each_fault_against_the_routers_config_is_found() {
 }
 
 #[test]
+fn what_tenants_need_of_envoy_is_looked_for_when_the_config_has_them() {
+    let found = |config: &Value, tenancy: OurTenancy| -> Vec<_> {
+        let findings = checked(config, &Ours { tenancy, ..ours() }).findings;
+        findings.into_iter().map(|finding| finding.rule).collect()
+    };
+    let header = || OurTenancy::Header("x-tenant-id".to_owned());
+    let metadata = || OurTenancy::Metadata("tenant".to_owned());
+    assert_eq!(found(&good(), header()), Vec::<&str>::new());
+    assert_eq!(found(&good(), metadata()), Vec::<&str>::new());
+    assert_eq!(found(&good(), OurTenancy::Header("x-other".to_owned())), ["tenant_header_from_clients"]);
+    assert_eq!(found(&good(), OurTenancy::Metadata("other".to_owned())), ["tenant_metadata_not_forwarded"]);
+    assert_eq!(found(&good(), OurTenancy::JwtClaim), ["tenant_jwt_not_verified"]);
+
+    let mut config = good();
+    remove(manager(&mut config), "early_header_mutation_extensions");
+    remove(filter(&mut config), "metadata_options");
+    assert_eq!(found(&config, header()), ["tenant_header_from_clients"]);
+    assert_eq!(found(&config, metadata()), ["tenant_metadata_not_forwarded"]);
+    assert_eq!(found(&config, OurTenancy::Untold), Vec::<&str>::new());
+    // A filter before ours that knows the header, or one that verifies tokens.
+    insert_filter(&mut config, 0, http_filter("lua.v3.Lua", json!({"inline_code": "x-tenant-id"})));
+    assert_eq!(found(&config, header()), Vec::<&str>::new());
+    let mut config = good();
+    insert_filter(&mut config, 0, http_filter("jwt_authn.v3.JwtAuthentication", json!({})));
+    assert_eq!(found(&config, OurTenancy::JwtClaim), Vec::<&str>::new());
+    // Behind ours it is too late.
+    manager(&mut config)["http_filters"].as_array_mut().unwrap().swap(0, 1);
+    assert_eq!(found(&config, OurTenancy::JwtClaim), ["authentication_after_filter", "tenant_jwt_not_verified"]);
+}
+
+#[test]
 fn every_rule_has_a_fault() {
     let mut rules = BTreeSet::new();
     for entry in std::fs::read_dir(Path::new(ROOT).join("src/envoy_config/rules")).unwrap() {
@@ -351,7 +382,9 @@ fn every_rule_has_a_fault() {
         let names = source.split("\n    name: \"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned());
         rules.extend(names);
     }
-    let with_fault = FAULTS.iter().map(|(rule, ..)| *rule).chain(FAULTS_FOR_A_CONFIG.iter().map(|(rule, ..)| *rule));
+    let of_tenants = ["tenant_header_from_clients", "tenant_metadata_not_forwarded", "tenant_jwt_not_verified"];
+    let against_ours = FAULTS_FOR_A_CONFIG.iter().map(|(rule, ..)| *rule).chain(of_tenants);
+    let with_fault = FAULTS.iter().map(|(rule, ..)| *rule).chain(against_ours);
     assert_eq!(rules, with_fault.map(str::to_owned).collect());
 }
 

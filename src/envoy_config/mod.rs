@@ -16,7 +16,7 @@ pub use self::finding::{Finding, Report, Severity};
 
 use self::finding::Findings;
 use self::model::{EnvoyConfig, Filter, Manager};
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, TenantSource};
 
 /// What the router's own config says to what Envoy has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,8 +31,23 @@ pub struct Ours {
     pub max_request_bytes: usize,
     /// How long an exchange may take, in seconds.
     pub exchange_seconds: u64,
+    /// Who says whose a response is.
+    pub tenancy: OurTenancy,
     /// Where the router listens; `None` when nobody said, because there is no config file.
     pub listener: Option<OurListener>,
+}
+
+/// Who says whose a response is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OurTenancy {
+    /// Nobody, or the client's own credential: Envoy has no part in it.
+    Untold,
+    /// Envoy, in this header.
+    Header(String),
+    /// One of Envoy's filters, in the dynamic metadata of this namespace.
+    Metadata(String),
+    /// A token that Envoy has verified.
+    JwtClaim,
 }
 
 /// Where the router listens.
@@ -48,7 +63,7 @@ impl Ours {
     /// What a config says. `given` tells whether somebody wrote it: the default address need not be Envoy's.
     #[must_use]
     pub fn of(config: &Config, given: bool) -> Self {
-        let Config { server, response_api, upstream, limits, .. } = config;
+        let Config { server, response_api, upstream, limits, tenancy, .. } = config;
         let prefix = &response_api.path_prefix;
         let chat_path = upstream.chat_path.split('?').next().unwrap_or_default();
         let tls = server.tls.as_ref().map(|tls| tls.client_ca_path.is_some());
@@ -58,6 +73,12 @@ impl Ours {
             clear_route_cache: upstream.clear_route_cache,
             max_request_bytes: limits.max_request_bytes,
             exchange_seconds: limits.exchange_seconds.as_secs(),
+            tenancy: match tenancy.source {
+                TenantSource::None | TenantSource::Authorization => OurTenancy::Untold,
+                TenantSource::Header => OurTenancy::Header(tenancy.header.to_string()),
+                TenantSource::Metadata => OurTenancy::Metadata(tenancy.metadata.namespace.clone()),
+                TenantSource::JwtClaim => OurTenancy::JwtClaim,
+            },
             listener: given.then(|| OurListener { listen: server.listen.clone(), tls }),
         }
     }
@@ -83,6 +104,7 @@ pub fn check(file: &[u8], ours: &Ours) -> Result<Report, Unreadable> {
         rules::filter::check(filter, ours, &mut findings);
         rules::chain::check(manager, filter, ours, &mut findings);
         rules::manager::check(manager, &mut findings);
+        rules::tenancy::check(manager, filter, ours, &mut findings);
         rules::routes::check(manager, filter, &config, ours, &mut findings);
         rules::router_cluster::check(filter, &config, ours, &mut findings);
     }

@@ -5,6 +5,7 @@ pub(super) mod filter;
 pub(super) mod manager;
 pub(super) mod router_cluster;
 pub(super) mod routes;
+pub(super) mod tenancy;
 
 use super::finding::{Findings, Rule, Severity};
 use super::model::EnvoyConfig;
