@@ -107,6 +107,9 @@ class EnvoyConfigs(unittest.TestCase):
                     self.assertEqual(http["local_reply_config"], stanza["local_reply_config"])
                 early = "early_header_mutation_extensions"
                 self.assertEqual(http[early], stanza[early])
+                # Envoy Gateway has the access log in EnvoyProxy, the Gateway's own resource.
+                if "envoy-gateway" not in name:
+                    self.assertEqual(http["access_log"], stanza["access_log"])
                 self.assertEqual(http["stream_idle_timeout"], "900s")
                 for route in http["route_config"]["virtual_hosts"][0]["routes"]:
                     self.assertEqual(route["route"]["timeout"], "0s")
