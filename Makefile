@@ -134,10 +134,12 @@ deploy-configs: ## Copy envoy/ anew into deploy/, after a change there
 
 #: Seconds that `fuzz` gives each target
 SECONDS ?= 60
+#: What `fuzz` runs: sse, request, chunks (the core's, built in seconds), record, config, exchange; empty is all
+TARGETS ?=
 
 .PHONY: fuzz
-fuzz: preflight-fuzz ## Fuzz the core for SECONDS a target
-	tests/fuzz/run.sh $(SECONDS)
+fuzz: preflight-fuzz ## Fuzz the core and the shells for SECONDS a target
+	tests/fuzz/run.sh $(SECONDS) $(TARGETS)
 
 .PHONY: test-failover
 test-failover: preflight-redis ## Run the tests that kill, hang and reshard a Redis Cluster under load

@@ -4,10 +4,13 @@
 # Works with stable Rust and a C++ compiler, without cargo-fuzz: the flags are those that cargo-fuzz passes, less the
 # address sanitizer, which needs nightly and would find nothing in a crate without unsafe code. What is found lies in
 # target/fuzz/artifacts; a crash is run again by giving its file to the target's binary.
+#
+# The core's targets (sse, request, chunks) build in seconds; those of the shells (record, config, exchange) are a
+# package of their own, because they need the whole router.
 set -eu
 seconds=${1:-10}
 [ $# -gt 0 ] && shift
-[ $# -gt 0 ] || set -- sse request chunks
+[ $# -gt 0 ] || set -- sse request chunks record config exchange
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 out=$root/target/fuzz
@@ -16,15 +19,22 @@ flags="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
 flags="$flags -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
 flags="$flags -Cllvm-args=-sanitizer-coverage-trace-compares"
 # With --target the flags reach the crates, but not build scripts and macros.
-RUSTFLAGS="$flags" cargo build --manifest-path "$here/Cargo.toml" --release --locked --target "$host" --target-dir "$out"
+build() {
+  RUSTFLAGS="$flags" cargo build --manifest-path "$1" --release --locked --target "$host" --target-dir "$out"
+}
+case " $* " in *" sse "* | *" request "* | *" chunks "*) build "$here/Cargo.toml" ;; esac
+case " $* " in *" record "* | *" config "* | *" exchange "*) build "$here/shell/Cargo.toml" ;; esac
 for target in "$@"; do
   corpus=$out/corpus/$target
   mkdir -p "$corpus" "$out/artifacts"
   case $target in
-    sse|chunks) seeds=$root/tests/golden/stream ;;
-    *) seeds=$here/seeds/$target ;;
+    sse | chunks) more=$root/tests/golden/stream ;;
+    record) more=$root/tests/golden/foreign ;;
+    config) more=$root/config ;;
+    *) more= ;;
   esac
   echo "fuzzing $target for $seconds s"
-  "$out/$host/release/$target" -max_total_time="$seconds" -max_len=4096 -timeout=10 -rss_limit_mb=2048 \
-    -verbosity=0 -print_final_stats=1 -artifact_prefix="$out/artifacts/$target-" "$corpus" "$seeds"
+  "$out/$host/release/$target" -max_total_time="$seconds" -max_len=4096 -timeout=20 -rss_limit_mb=2048 \
+    -dict="$here/json.dict" -verbosity=0 -print_final_stats=1 -artifact_prefix="$out/artifacts/$target-" \
+    "$corpus" "$here/seeds/$target" $more
 done

@@ -5,6 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use responses_router::id::ResponseId;
 use responses_router::store::{Ancestors, Record, StoreError};
+use serde_json::value::RawValue;
 
 fuzz_target!(|bytes: &[u8]| {
     let id = ResponseId::from_bits(1);
@@ -25,5 +26,6 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(again, record);
     }
     assert_eq!(again.encode(), encoded, "a second round changes nothing");
-    assert!(serde_json::from_slice::<serde_json::Value>(&encoded).is_ok_and(|document| document.is_object()));
+    // Any number is JSON; `Value` would refuse those that no float can hold.
+    assert!(serde_json::from_slice::<&RawValue>(&encoded).is_ok_and(|document| document.get().starts_with('{')));
 });
