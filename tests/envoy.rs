@@ -9,6 +9,7 @@ mod failures;
 mod foreign;
 mod json;
 mod lifecycle;
+mod limits;
 mod requests;
 mod state;
 mod stream;

@@ -13,6 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -48,6 +49,12 @@ const PAGES: [(&str, Page, &str); 6] = [
     ("/buildinfo", Page::Build, "version, commit, compiler and features"),
 ];
 
+/// The most connections at once; each idle one is closed after [`HEAD_DEADLINE`].
+const MAX_CONNECTIONS: usize = 64;
+
+/// The most bytes of a request head.
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
 /// What the admin listener tells.
 pub struct Admin {
     /// Asked for readiness.
@@ -70,8 +77,10 @@ impl Admin {
         let address = listener.local_addr()?;
         let admin = Arc::new(self);
         let connections = tasks.clone();
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         tasks.spawn(async move {
-            loop {
+            // While all places are taken, the next connection waits where the system keeps it.
+            while let Ok(place) = Arc::clone(&places).acquire_owned().await {
                 let stream = match listener.accept().await {
                     Ok((stream, _)) => stream,
                     Err(error) => {
@@ -83,12 +92,13 @@ impl Admin {
                 };
                 let admin = Arc::clone(&admin);
                 connections.spawn(async move {
+                    let _place = place;
                     let service = service_fn(move |request| {
                         let admin = Arc::clone(&admin);
                         async move { Ok::<_, Infallible>(admin.answer(&request).await) }
                     });
                     let mut http = hyper::server::conn::http1::Builder::new();
-                    http.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
+                    http.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(MAX_HEAD_BYTES);
                     if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
                         tracing::debug!(%error, "an admin connection broke");
                     }

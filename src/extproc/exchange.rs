@@ -282,6 +282,8 @@ impl Router {
             refusal::history(&error, parent)
         })?;
         let chain = chain_of(&history);
+        let history_bytes = chain.map_or(0, |chain| chain.bytes);
+        seat.claim(seat.bytes().saturating_add(history_bytes)).map_err(refusal::overloaded)?;
         let past = Past { chain: &turns(&history.records), referenced: &turns(&history.referenced) };
         let seal = self.seal_of(owner);
         let id = self.ids.response_id();
@@ -454,4 +456,32 @@ fn refuse(error: &RequestError) -> WireError {
 pub(super) fn now() -> u64 {
     // A clock before 1970 is answered with 0 rather than with a panic.
     SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_has_its_grace_then_its_pace_and_never_more_than_its_time() {
+        let chain = ChainLimits { max_depth: 1, max_bytes: 1, longest_turn: Duration::ZERO };
+        let mut policy = Policy {
+            chat_path: String::new(),
+            clear_route_cache: true,
+            max_request_bytes: 1,
+            max_answer_bytes: 1,
+            chain,
+            request_body: Duration::from_secs(60),
+            request_body_pace: NonZeroU64::new(1024),
+            exchange: Duration::from_secs(3600),
+            heartbeat: None,
+            degrade_without_store: false,
+        };
+        let seconds = |policy: &Policy, received| policy.patience(received).as_secs();
+        assert_eq!(seconds(&policy, 0), 10);
+        assert_eq!(seconds(&policy, 20 * 1024), 30);
+        assert_eq!(seconds(&policy, 32 << 20), 60);
+        policy.request_body_pace = None;
+        assert_eq!(seconds(&policy, 0), 60);
+    }
 }

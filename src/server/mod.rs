@@ -20,6 +20,9 @@ pub use self::listener::{BindError, Listener};
 use self::listener::Socket;
 use crate::extproc::{self, Handler};
 
+/// The most bytes of a call's own headers. The HTTP headers of an exchange are not among them: those are in its messages.
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
+
 /// How many streams may be reset before they were accepted, per connection. More would be taken for the "rapid reset"
 /// attack and end the connection with all its live streams; h2's 20 is for strangers, and Envoy resets a stream for
 /// every client that hangs up.
@@ -98,6 +101,7 @@ pub async fn serve<H: Handler>(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+        .http2_max_header_list_size(MAX_HEADER_BYTES)
         .add_service(health_service)
         .add_service(service);
     let serving = async move {
