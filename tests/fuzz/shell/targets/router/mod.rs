@@ -10,7 +10,6 @@ use responses_router::extproc::keeping::Keeping;
 use responses_router::extproc::route::Routes;
 use responses_router::id::CountingIds;
 use responses_router::store::{ChainLimits, MemoryBounds, MemoryStore};
-use responses_router::telemetry::Reporter;
 use responses_router::telemetry::metrics::Metrics;
 use responses_router::translate::Settings;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,6 @@ use tokio_util::task::TaskTracker;
 pub(crate) fn router(settings: Settings, choices: u8, tasks: &TaskTracker, grace_over: &CancellationToken) -> Router {
     // A store that keeps nothing refuses every record.
     let max_bytes = if choices & 4 == 0 { 1 << 20 } else { 1 };
-    let metrics = Arc::new(Metrics::default());
     let store =
         MemoryStore::new(MemoryBounds { max_entries: NonZeroU64::MIN, max_bytes, ttl: Duration::from_secs(3600) });
     Router {
@@ -32,9 +30,9 @@ pub(crate) fn router(settings: Settings, choices: u8, tasks: &TaskTracker, grace
             store: Arc::new(store),
             deadline: Duration::from_secs(5),
             tasks: tasks.clone(),
-            metrics: Arc::clone(&metrics),
+            metrics: Arc::new(Metrics::default()),
         },
-        reporter: Arc::new(Reporter { metrics, full_ids: false }),
+        reporter: Arc::default(),
         // One exchange at a time needs one seat; a second one is refused.
         admission: Arc::new(Admission::new(1, if choices & 64 == 0 { 1 << 20 } else { 512 })),
         policy: Policy {
