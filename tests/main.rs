@@ -14,6 +14,7 @@ mod failover;
 mod golden;
 mod grammar;
 mod layering;
+mod monitoring;
 mod redis;
 mod requests;
 mod sealing;

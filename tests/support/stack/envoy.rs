@@ -60,6 +60,11 @@ impl Envoy {
         ask(self.admin, "/config_dump").await
     }
 
+    /// All it counts, as Prometheus gets it.
+    pub(crate) async fn prometheus(&self) -> String {
+        ask(self.admin, "/stats/prometheus").await
+    }
+
     /// The value of a counter or gauge; 0 when Envoy has none of this name.
     pub(crate) async fn stat(&self, name: &str) -> u64 {
         let stats = ask(self.admin, "/stats").await;
