@@ -4,7 +4,9 @@
 //! spellings of reasoning are one accessor. What cannot be read at all is the caller's `bad_upstream_response`.
 
 use std::borrow::Cow;
+use std::fmt;
 
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Number;
 use serde_json::value::RawValue;
@@ -312,7 +314,7 @@ pub struct ChatAnswer<'a> {
     #[serde(borrow)]
     pub error: Option<&'a RawValue>,
     /// `error` marks the oldest error form of vLLM.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "text")]
     pub object: Option<Cow<'a, str>>,
 }
 
@@ -329,7 +331,7 @@ pub struct Choice<'a> {
     #[serde(borrow)]
     pub message: Option<Message<'a>>,
     /// Why generation ended.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "text")]
     pub finish_reason: Option<Cow<'a, str>>,
     /// Token log probabilities.
     pub logprobs: Option<ChoiceLogprobs>,
@@ -343,13 +345,13 @@ pub struct Message<'a> {
     #[serde(borrow, deserialize_with = "text_or_parts")]
     pub content: Option<Cow<'a, str>>,
     /// Refusal text.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "text")]
     pub refusal: Option<Cow<'a, str>>,
     /// Reasoning as DeepSeek, SGLang, llama.cpp and older vLLM spell it.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "text")]
     pub reasoning_content: Option<Cow<'a, str>>,
     /// Reasoning as newer vLLM, Ollama and OpenRouter spell it.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "text")]
     pub reasoning: Option<Cow<'a, str>>,
     /// Reasoning as OpenRouter spells it in full.
     #[serde(borrow, deserialize_with = "null_as_default")]
@@ -390,10 +392,10 @@ impl Message<'_> {
 #[serde(default)]
 pub struct ReasoningDetail<'a> {
     /// Of `reasoning.text`.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "text")]
     pub text: Option<Cow<'a, str>>,
     /// Of `reasoning.summary`.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "text")]
     pub summary: Option<Cow<'a, str>>,
 }
 
@@ -404,7 +406,7 @@ pub struct ToolCallDelta<'a> {
     /// Which call this belongs to; some backends never say.
     pub index: Option<u64>,
     /// The call's id.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "text")]
     pub id: Option<Cow<'a, str>>,
     /// Name and arguments.
     #[serde(borrow)]
@@ -416,7 +418,7 @@ pub struct ToolCallDelta<'a> {
 #[serde(default)]
 pub struct FunctionDelta<'a> {
     /// Function name.
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "text")]
     pub name: Option<Cow<'a, str>>,
     /// JSON text; a backend that sends an object gets its text taken.
     #[serde(borrow, deserialize_with = "text_of_any")]
@@ -515,22 +517,48 @@ fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(des
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// Text or null, borrowed where it has no escapes: serde borrows a `Cow` of its own accord only outside of an `Option`.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    Ok(Option::<Text<'de>>::deserialize(deserializer)?.map(|text| text.0))
+}
+
 /// Content is a string, or (Mistral and some proxies) a list of parts of which the text ones count.
 fn text_or_parts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Content<'a> {
-        Text(#[serde(borrow)] Cow<'a, str>),
-        Parts(Vec<Part>),
-    }
     #[derive(Deserialize)]
     struct Part {
         text: Option<String>,
     }
-    Ok(Option::<Content<'de>>::deserialize(deserializer)?.map(|content| match content {
-        Content::Text(text) => text,
-        Content::Parts(parts) => Cow::Owned(parts.into_iter().filter_map(|part| part.text).collect()),
-    }))
+    struct Content;
+    impl<'de> Visitor<'de> for Content {
+        type Value = Option<Cow<'de, str>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("text or a list of parts")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+            Ok(Some(Cow::Borrowed(text)))
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(Some(Cow::Owned(text.to_owned())))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Self::Value, A::Error> {
+            let mut all = String::new();
+            while let Some(part) = parts.next_element::<Part>()? {
+                all.extend(part.text);
+            }
+            Ok(Some(Cow::Owned(all)))
+        }
+    }
+    deserializer.deserialize_any(Content)
 }
 
 /// A string as it is, null as nothing, anything else as its JSON text.

@@ -6,7 +6,7 @@ use crate::openai::dialect::{ApiDialect, ReasoningEvents};
 use crate::openai::error::ErrorType;
 use crate::openai::event::{ErrorMember, Event};
 use crate::openai::responses::ResponseError;
-use crate::sse;
+use crate::sse::{self, FrameTemplate};
 
 /// Encodes events in order. Silent when the client wants JSON: then nothing is encoded at all.
 #[derive(Debug)]
@@ -15,11 +15,14 @@ pub(super) struct Emitter {
     dialect: ApiDialect,
     next_sequence_number: u64,
     silent: bool,
+    /// Of the deltas of the part that is open. A part opens and closes by events of its own, so the deltas between two
+    /// other events are all of one part.
+    deltas: Option<FrameTemplate>,
 }
 
 impl Emitter {
     pub(super) fn new(silent: bool, dialect: ApiDialect) -> Self {
-        Self { frames: BytesMut::new(), dialect, next_sequence_number: 0, silent }
+        Self { frames: BytesMut::new(), dialect, next_sequence_number: 0, silent, deltas: None }
     }
 
     /// Emits the event that `event` makes of the next sequence number.
@@ -30,7 +33,28 @@ impl Emitter {
         let event = event(self.dialect.sequence_numbers.then_some(self.next_sequence_number));
         let event = in_words(self.dialect.reasoning_events, event);
         self.next_sequence_number += 1;
+        self.deltas = None;
         sse::encode(&mut self.frames, event.name(), &event);
+    }
+
+    /// Emits a delta of the open part: the event that `event` makes of the next sequence number and the delta. Of two in
+    /// a row all else must be the same.
+    pub(super) fn emit_delta<'a>(&mut self, delta: &'a str, event: impl Fn(Option<u64>, &'a str) -> Event<'a>) {
+        if self.silent {
+            return;
+        }
+        if self.deltas.is_none() {
+            let number = self.dialect.sequence_numbers.then_some(FrameTemplate::NUMBER);
+            let event = in_words(self.dialect.reasoning_events, event(number, FrameTemplate::TEXT));
+            self.deltas = FrameTemplate::cut(event.name(), &event);
+        }
+        match &self.deltas {
+            Some(template) => {
+                template.fill(&mut self.frames, self.next_sequence_number, delta);
+                self.next_sequence_number += 1;
+            }
+            None => self.emit(|sequence_number| event(sequence_number, delta)),
+        }
     }
 
     /// Says what a response fails of, in the dialects that do so by an event of its own.

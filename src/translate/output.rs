@@ -59,7 +59,7 @@ pub(super) fn emit_call_text(emitter: &mut Emitter, item_id: &str, output_index:
     if delta.is_empty() || kind == CallKind::ToolSearch {
         return;
     }
-    emitter.emit(|sequence_number| match kind {
+    emitter.emit_delta(delta, |sequence_number, delta| match kind {
         CallKind::Custom => Event::CustomInputDelta { sequence_number, item_id, output_index, delta },
         _ => Event::ArgumentsDelta { sequence_number, item_id, output_index, delta },
     });

@@ -30,7 +30,7 @@ impl ResponseStream {
         let Open::Reasoning { id, text } = &mut self.open else { return };
         text.push_str(delta);
         let item_id = id.as_str();
-        self.emitter.emit(|sequence_number| {
+        self.emitter.emit_delta(delta, |sequence_number, delta| {
             if summary {
                 Event::SummaryDelta { sequence_number, item_id, output_index, summary_index: 0, delta }
             } else {
@@ -46,14 +46,17 @@ impl ResponseStream {
         let content_index = parts.len().saturating_sub(1);
         let Some(ContentPart::OutputText { text, logprobs: all, .. }) = parts.last_mut() else { return };
         text.push_str(delta);
-        self.emitter.emit(|sequence_number| Event::TextDelta {
-            sequence_number,
-            item_id: id,
-            output_index,
-            content_index,
-            delta,
-            logprobs: &logprobs,
-        });
+        let item_id = id.as_str();
+        if logprobs.is_empty() {
+            self.emitter.emit_delta(delta, |sequence_number, delta| {
+                Event::TextDelta { sequence_number, item_id, output_index, content_index, delta, logprobs: &[] }
+            });
+        } else {
+            let logprobs = &logprobs;
+            self.emitter.emit(|sequence_number| {
+                Event::TextDelta { sequence_number, item_id, output_index, content_index, delta, logprobs }
+            });
+        }
         all.extend(logprobs);
     }
 
@@ -64,12 +67,9 @@ impl ResponseStream {
         let content_index = parts.len().saturating_sub(1);
         let Some(ContentPart::Refusal { refusal }) = parts.last_mut() else { return };
         refusal.push_str(delta);
-        self.emitter.emit(|sequence_number| Event::RefusalDelta {
-            sequence_number,
-            item_id: id,
-            output_index,
-            content_index,
-            delta,
+        let item_id = id.as_str();
+        self.emitter.emit_delta(delta, |sequence_number, delta| {
+            Event::RefusalDelta { sequence_number, item_id, output_index, content_index, delta }
         });
     }
 
