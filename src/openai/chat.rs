@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Number;
 use serde_json::value::RawValue;
 
+use super::json_text::JsonText;
 use super::raw::RawObject;
 
 /// A chat completion request, in the member order of the chat reference.
@@ -118,7 +119,7 @@ pub enum ChatMessage {
     /// One whole assistant turn: text, reasoning and all its parallel calls.
     Assistant {
         /// Null only when there are calls: templates reject a message with neither.
-        content: Option<String>,
+        content: Option<JsonText>,
         /// Reasoning sent back to backends that need it.
         #[serde(skip_serializing_if = "Option::is_none")]
         reasoning_content: Option<String>,
@@ -143,7 +144,7 @@ pub enum ChatMessage {
 #[serde(untagged)]
 pub enum ChatContent {
     /// Plain text.
-    Text(String),
+    Text(JsonText),
     /// Text and media.
     Parts(Vec<ChatPart>),
 }
@@ -155,7 +156,7 @@ pub enum ChatPart {
     /// Text.
     Text {
         /// The text.
-        text: String,
+        text: JsonText,
     },
     /// An image by https or data URL; the router never fetches it.
     ImageUrl {

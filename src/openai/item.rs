@@ -7,6 +7,7 @@
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::chat::{InputAudio, InputFile};
+use super::json_text::JsonText;
 use super::raw::{InvalidMember, RawObject, read_raw};
 use super::tool_call::{self, CallKind, Side, ToolCall};
 use crate::id::{ItemPrefix, ResponseId};
@@ -77,9 +78,9 @@ pub enum Role {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Part {
     /// `input_text`, `output_text`, `text`, `summary_text`, `reasoning_text`.
-    Text(String),
+    Text(JsonText),
     /// What the model refused with.
-    Refusal(String),
+    Refusal(JsonText),
     /// An image by URL.
     Image {
         /// https or data URL.
@@ -208,10 +209,9 @@ fn reasoning(object: &RawObject, param: &str) -> Result<Item, ItemError> {
     for key in ["content", "summary"] {
         let at = format!("{param}.{key}");
         let parts = object.raw(key).map(|raw| text_or_parts(raw, &at)).transpose()?.unwrap_or_default();
-        let texts: Vec<String> = parts.into_iter().filter_map(|part| part.into_text()).collect();
-        let text = texts.join("\n\n");
+        let text = JsonText::join(parts.into_iter().filter_map(Part::into_text).collect(), "\n\n");
         if !text.is_empty() {
-            return Ok(Item::Reasoning { text });
+            return Ok(Item::Reasoning { text: text.decode() });
         }
     }
     Ok(Item::Reasoning { text: String::new() })
@@ -233,12 +233,12 @@ fn agent_message(object: &RawObject, param: &str) -> Result<Item, ItemError> {
             _ => texts.extend(self::part(part, &at)?.into_text()),
         }
     }
-    Ok(Item::AgentMessage { heading, text: texts.join("\n"), encrypted })
+    Ok(Item::AgentMessage { heading, text: JsonText::join(texts, "\n").decode(), encrypted })
 }
 
 pub(super) fn text_or_parts(raw: &RawValue, param: &str) -> Result<Vec<Part>, ItemError> {
     if raw.get().starts_with('"') {
-        let text: String = read_raw(param, raw).map_err(ItemError::InvalidType)?;
+        let text: JsonText = read_raw(param, raw).map_err(ItemError::InvalidType)?;
         return Ok(vec![Part::Text(text)]);
     }
     let parts: Vec<RawObject> =
@@ -248,7 +248,7 @@ pub(super) fn text_or_parts(raw: &RawValue, param: &str) -> Result<Vec<Part>, It
 
 fn part(object: &RawObject, param: &str) -> Result<Part, ItemError> {
     let kind = required(object, "type", param)?;
-    let text = |key: &str| -> Result<String, ItemError> {
+    let text = |key: &str| -> Result<JsonText, ItemError> {
         read(object, key, param)?.ok_or_else(|| missing(format!("{param}.{key}")))
     };
     match kind.as_str() {
@@ -295,7 +295,7 @@ fn shortened(word: &str) -> String {
 impl Part {
     /// The text of a text or refusal part.
     #[must_use]
-    pub fn into_text(self) -> Option<String> {
+    pub fn into_text(self) -> Option<JsonText> {
         match self {
             Self::Text(text) | Self::Refusal(text) => Some(text),
             Self::Image { .. } | Self::Audio(_) | Self::File(_) => None,
@@ -383,14 +383,14 @@ mod tests {
         let text = RawValue::from_string(r#""caf\u00e9 \/""#.to_owned()).unwrap();
         let object = message_from_text(&text).unwrap();
         let item = parse(&object, "input").unwrap();
-        assert_eq!(item, Item::Message { role: Role::User, content: vec![Part::Text("café /".to_owned())] });
+        assert_eq!(item, Item::Message { role: Role::User, content: vec![Part::Text(JsonText::of("café /"))] });
         let stored = normalise(object, &item, "msg_1").unwrap();
         assert!(stored.get().contains(r#"[{"type":"input_text","text":"caf\u00e9 \/"}]"#), "{stored}");
     }
 
     #[test]
     fn a_message_reads_the_same_with_and_without_type_and_as_string_or_parts() {
-        let wanted = Item::Message { role: Role::User, content: vec![Part::Text("hi".to_owned())] };
+        let wanted = Item::Message { role: Role::User, content: vec![Part::Text(JsonText::of("hi"))] };
         for text in [
             r#"{"role":"user","content":"hi"}"#,
             r#"{"type":"message","role":"user","content":"hi"}"#,
@@ -416,7 +416,7 @@ mod tests {
                 other => panic!("{other:?}"),
             };
         for json in ["42", "true", "null", r#"{"a":[1.50]}"#, "[1,2]", "[]"] {
-            assert_eq!(output(json), vec![Part::Text(json.to_owned())]);
+            assert_eq!(output(json), vec![Part::Text(JsonText::of(json))]);
         }
         let parts = output(r#"[{"type":"input_text","text":"a"},{"type":"input_image","image_url":"data:x"}]"#);
         assert_eq!(parts.len(), 2);

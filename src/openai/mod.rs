@@ -7,6 +7,7 @@ pub mod event;
 pub mod input_items;
 pub mod item;
 pub mod json_bounds;
+pub mod json_text;
 pub mod raw;
 pub mod responses;
 pub mod tool_call;

@@ -129,6 +129,13 @@ impl<'de> Deserialize<'de> for RawObject {
 
 impl RawObject {
     fn keep_last_of_repeated(&mut self) {
+        // Most objects are small, and hashing costs more than looking then.
+        let is_repeated = |(index, (key, _)): (usize, &(String, _))| {
+            self.members.iter().take(index).any(|(earlier, _)| earlier == key)
+        };
+        if self.members.len() <= 32 && !self.members.iter().enumerate().any(is_repeated) {
+            return;
+        }
         let mut seen = std::collections::HashSet::new();
         // Linear in the number of members: an object with a million keys must not cost a million squared.
         let keep: Vec<bool> = self.members.iter().rev().map(|(key, _)| seen.insert(key.as_str())).collect();

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::item::{ItemError, Part, missing, read, required, text_or_parts};
+use super::json_text::JsonText;
 use super::raw::RawObject;
 use crate::id::ItemPrefix;
 
@@ -156,7 +157,7 @@ pub(super) fn output(object: &RawObject, kind: CallKind, param: &str) -> Result<
 }
 
 fn json(raw: &RawValue) -> Vec<Part> {
-    vec![Part::Text(raw.get().to_owned())]
+    vec![Part::Text(JsonText::of(raw.get()))]
 }
 
 /// What a tool returned: text, a list of content parts, or any other JSON as its text.

@@ -13,6 +13,7 @@ use super::settings::RequestBounds;
 use crate::id::ResponseId;
 use crate::openai::item::{self, Item};
 use crate::openai::json_bounds::Excess;
+use crate::openai::json_text::JsonText;
 use crate::openai::raw::{InvalidMember, RawObject, read_raw};
 
 /// The most alternatives per token that the reference allows.
@@ -269,7 +270,7 @@ fn input_items(members: &RawObject, limit: usize) -> Result<Vec<InputItem>, Requ
     };
     let objects = if input.get().starts_with('"') {
         // Read for the error alone: what is kept is its exact form.
-        read_raw::<String>("input", input)?;
+        read_raw::<JsonText>("input", input)?;
         vec![item::message_from_text(input).map_err(|error| invalid("input", error.to_string()))?]
     } else {
         let items: Vec<Box<RawValue>> =

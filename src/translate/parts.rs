@@ -6,6 +6,7 @@ use super::settings::{InputFiles, ToolOutputMedia};
 use super::upstream_dialect::UpstreamDialect;
 use crate::openai::chat::{ChatContent, ChatPart, ImageUrl};
 use crate::openai::item::Part;
+use crate::openai::json_text::JsonText;
 
 /// Stands in a tool message whose output has no text: templates choke on an empty one.
 const IN_THE_NEXT_MESSAGE: &str = "The output is in the user message that follows.";
@@ -23,7 +24,7 @@ pub(super) struct ToolOutput {
 
 impl ToolOutput {
     pub(super) fn of_text(text: &str) -> Self {
-        Self { content: ChatContent::Text(text.to_owned()), media: Vec::new() }
+        Self { content: ChatContent::Text(JsonText::of(text)), media: Vec::new() }
     }
 }
 
@@ -36,8 +37,8 @@ pub(super) fn chat_content(
     lossy: &mut Lossy,
 ) -> Result<ChatContent, RequestError> {
     if parts.iter().all(is_text) {
-        let texts: Vec<String> = parts.into_iter().filter_map(Part::into_text).collect();
-        return Ok(ChatContent::Text(texts.join("\n")));
+        let texts = parts.into_iter().filter_map(Part::into_text).collect();
+        return Ok(ChatContent::Text(JsonText::join(texts, "\n")));
     }
     let mut all = Vec::with_capacity(parts.len());
     for (index, part) in parts.into_iter().enumerate() {
@@ -71,9 +72,9 @@ pub(super) fn tool_output(
             }
         }
     }
-    let mut text = texts.join("\n");
+    let mut text = JsonText::join(texts, "\n");
     if text.is_empty() {
-        text.push_str(if media.is_empty() { NOT_SHOWN } else { IN_THE_NEXT_MESSAGE });
+        text = JsonText::of(if media.is_empty() { NOT_SHOWN } else { IN_THE_NEXT_MESSAGE });
     }
     Ok(ToolOutput { content: ChatContent::Text(text), media })
 }

@@ -63,16 +63,13 @@ impl ThinkSplitter {
     }
 
     /// Splits a text that is whole already and that somebody else wrote: the opening tag has to be there.
-    pub(super) fn split(dialect: &UpstreamDialect, text: &str) -> Option<Pieces> {
-        if dialect.split_think == SplitThink::Off {
-            return None;
-        }
+    pub(super) fn split(dialect: &UpstreamDialect, text: &str) -> Pieces {
         let mut splitter = Self::new(dialect.think_tags.clone(), false);
         let mut pieces = splitter.push(text);
         let rest = splitter.flush();
         pieces.reasoning.push_str(&rest.reasoning);
         pieces.text.push_str(&rest.text);
-        Some(pieces)
+        pieces
     }
 
     /// Of the log probabilities of everything so far those of the text that came out last. Those of tags and of reasoning

@@ -14,13 +14,14 @@ use super::freeform;
 use super::lossy::Lossy;
 use super::parts::{self, ToolOutput};
 use super::settings::{
-    AssistantContent, DeveloperRole, HistoryRepair, ReasoningField, ReasoningReplay, SystemMessages,
+    AssistantContent, DeveloperRole, HistoryRepair, ReasoningField, ReasoningReplay, SplitThink, SystemMessages,
 };
 use super::think::ThinkSplitter;
 use super::tool_names::{Tool, ToolNames};
 use super::upstream_dialect::UpstreamDialect;
 use crate::openai::chat::{CalledFunction, ChatContent, ChatMessage, ChatPart, ChatToolCall};
 use crate::openai::item::{Item, Part, Role};
+use crate::openai::json_text::JsonText;
 use crate::openai::tool_call::{CallKind, ToolCall};
 
 /// The output of a call that has none.
@@ -32,7 +33,7 @@ pub(super) struct Transcript<'a> {
     names: &'a ToolNames,
     repair: HistoryRepair,
     /// Instructions and hoisted system text, in order.
-    leading: Vec<String>,
+    leading: Vec<JsonText>,
     entries: Vec<Entry>,
     rounds: Vec<Round>,
     /// Whether assistant-side items still join the last round.
@@ -56,7 +57,7 @@ enum Entry {
 
 #[derive(Default)]
 struct Round {
-    texts: Vec<String>,
+    texts: Vec<JsonText>,
     reasoning: Vec<String>,
     calls: Vec<Call>,
 }
@@ -79,7 +80,7 @@ impl<'a> Transcript<'a> {
             dialect,
             names,
             repair,
-            leading: instructions.filter(|text| !text.is_empty()).map(str::to_owned).into_iter().collect(),
+            leading: instructions.filter(|text| !text.is_empty()).map(JsonText::of).into_iter().collect(),
             entries: Vec::new(),
             rounds: Vec::new(),
             round_is_open: false,
@@ -163,13 +164,14 @@ impl<'a> Transcript<'a> {
             return Err(RequestError::Unsupported { param: format!("{param}.content"), reason });
         }
         // A refusal goes up as text: few templates know the refusal member, and the model should see what it said.
-        let mut text: String = content.into_iter().filter_map(Part::into_text).collect();
+        let mut text = JsonText::join(content.into_iter().filter_map(Part::into_text).collect(), "");
         // Clients that know no reasoning items replay what they took out of the text in the same tags.
-        if let Some(pieces) = ThinkSplitter::split(self.dialect, &text) {
+        if self.dialect.split_think != SplitThink::Off {
+            let pieces = ThinkSplitter::split(self.dialect, &text.decode());
             if !pieces.reasoning.is_empty() {
                 self.join_round(|round| round.reasoning.push(pieces.reasoning));
             }
-            text = pieces.text;
+            text = JsonText::of(&pieces.text);
         }
         if !text.is_empty() {
             self.join_round(|round| round.texts.push(text));
@@ -210,7 +212,7 @@ impl<'a> Transcript<'a> {
         }
         if !text.is_empty() {
             self.round_is_open = false;
-            let content = ChatContent::Text(format!("{heading}\n{text}"));
+            let content = ChatContent::Text(JsonText::of(&format!("{heading}\n{text}")));
             self.entries.push(Entry::Said { role: Role::User, content });
         }
     }
@@ -294,7 +296,7 @@ impl<'a> Transcript<'a> {
         let mut messages = Vec::with_capacity(self.entries.len() + 1);
         let mut leading = self.leading;
         if !leading.is_empty() || !self.entries.is_empty() {
-            leading.extend(instruction);
+            leading.extend(instruction.as_deref().map(JsonText::of));
         }
         if !leading.is_empty() {
             // Merged text is one message, whose role is what the backend calls such text.
@@ -302,7 +304,7 @@ impl<'a> Transcript<'a> {
                 SystemMessages::Merge => Role::Developer,
                 SystemMessages::Keep => Role::System,
             };
-            messages.push(system_message(role, ChatContent::Text(leading.join("\n\n")), dialect));
+            messages.push(system_message(role, ChatContent::Text(JsonText::join(leading, "\n\n")), dialect));
         }
         // Rounds stand in the entries in their own order.
         let mut rounds = self.rounds.into_iter();
@@ -354,7 +356,7 @@ impl Round {
         };
         // An empty string is refused by backends that want reasoning back, so it is left out then.
         let thoughts = (replayed && !self.reasoning.is_empty()).then(|| self.reasoning.join("\n\n"));
-        let text = self.texts.join("\n\n");
+        let text = JsonText::join(self.texts, "\n\n");
         if text.is_empty() && self.calls.is_empty() && thoughts.is_none() {
             return Ok(());
         }
@@ -373,7 +375,8 @@ impl Round {
                 None => return Err(RequestError::UnansweredCall { call_id }),
             };
             if !output.media.is_empty() {
-                media.push(ChatPart::Text { text: format!("Output of tool call {call_id}:") });
+                let text = JsonText::of(&format!("Output of tool call {call_id}:"));
+                media.push(ChatPart::Text { text });
                 media.extend(output.media);
             }
             let arguments = if arguments.is_empty() { "{}".to_owned() } else { arguments };

@@ -48,13 +48,23 @@ impl ResponseStream {
         text.push_str(delta);
         let item_id = id.as_str();
         if logprobs.is_empty() {
-            self.emitter.emit_delta(delta, |sequence_number, delta| {
-                Event::TextDelta { sequence_number, item_id, output_index, content_index, delta, logprobs: &[] }
+            self.emitter.emit_delta(delta, |sequence_number, delta| Event::TextDelta {
+                sequence_number,
+                item_id,
+                output_index,
+                content_index,
+                delta,
+                logprobs: &[],
             });
         } else {
             let logprobs = &logprobs;
-            self.emitter.emit(|sequence_number| {
-                Event::TextDelta { sequence_number, item_id, output_index, content_index, delta, logprobs }
+            self.emitter.emit(|sequence_number| Event::TextDelta {
+                sequence_number,
+                item_id,
+                output_index,
+                content_index,
+                delta,
+                logprobs,
             });
         }
         all.extend(logprobs);
@@ -68,8 +78,12 @@ impl ResponseStream {
         let Some(ContentPart::Refusal { refusal }) = parts.last_mut() else { return };
         refusal.push_str(delta);
         let item_id = id.as_str();
-        self.emitter.emit_delta(delta, |sequence_number, delta| {
-            Event::RefusalDelta { sequence_number, item_id, output_index, content_index, delta }
+        self.emitter.emit_delta(delta, |sequence_number, delta| Event::RefusalDelta {
+            sequence_number,
+            item_id,
+            output_index,
+            content_index,
+            delta,
         });
     }
 
