@@ -1,10 +1,11 @@
 //! Streaming events of the Responses API, in the spelling of the reference.
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::chat::TokenLogprob;
 use super::error::ErrorType;
-use super::responses::{ContentPart, OutputItem, Response};
+use super::responses::{ContentPart, OutputItem};
 
 /// One event. `sequence_number` is handed out by the stream's emitter alone; a dialect may have none.
 #[derive(Debug, Serialize)]
@@ -15,31 +16,31 @@ pub enum Event<'a> {
     Created {
         #[serde(skip_serializing_if = "Option::is_none")]
         sequence_number: Option<u64>,
-        response: &'a Response<'a>,
+        response: &'a RawValue,
     },
     #[serde(rename = "response.in_progress")]
     InProgress {
         #[serde(skip_serializing_if = "Option::is_none")]
         sequence_number: Option<u64>,
-        response: &'a Response<'a>,
+        response: &'a RawValue,
     },
     #[serde(rename = "response.completed")]
     Completed {
         #[serde(skip_serializing_if = "Option::is_none")]
         sequence_number: Option<u64>,
-        response: &'a Response<'a>,
+        response: &'a RawValue,
     },
     #[serde(rename = "response.incomplete")]
     Incomplete {
         #[serde(skip_serializing_if = "Option::is_none")]
         sequence_number: Option<u64>,
-        response: &'a Response<'a>,
+        response: &'a RawValue,
     },
     #[serde(rename = "response.failed")]
     Failed {
         #[serde(skip_serializing_if = "Option::is_none")]
         sequence_number: Option<u64>,
-        response: &'a Response<'a>,
+        response: &'a RawValue,
     },
     #[serde(rename = "response.output_item.added")]
     ItemAdded {

@@ -25,6 +25,11 @@ impl Emitter {
         Self { frames: BytesMut::new(), dialect, next_sequence_number: 0, silent, deltas: None }
     }
 
+    /// Whether events are not wanted, so that nothing needs to be made for them.
+    pub(super) fn is_silent(&self) -> bool {
+        self.silent
+    }
+
     /// Emits the event that `event` makes of the next sequence number.
     pub(super) fn emit<'a>(&mut self, event: impl FnOnce(Option<u64>) -> Event<'a>) {
         if self.silent {

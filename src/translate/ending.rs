@@ -1,7 +1,9 @@
 //! How an answer ends: what the upstream said, what came of it, and the response once the store has had its word.
 
+use std::sync::OnceLock;
+
 use bytes::Bytes;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use super::emitter::Emitter;
 use super::request::{Plan, ResponseState};
@@ -100,6 +102,8 @@ pub struct Finished {
     pub(super) usage_missing: bool,
     pub(super) outcome: Outcome,
     pub(super) completed_at: Option<u64>,
+    /// The response as JSON, once somebody has asked for it: the store and the terminal event both do.
+    pub(super) response: OnceLock<Box<RawValue>>,
 }
 
 impl Finished {
@@ -141,18 +145,24 @@ impl Finished {
     /// # Errors
     /// Never in practice: the response holds nothing that JSON cannot express.
     pub fn response(&self) -> Result<Box<RawValue>, serde_json::Error> {
-        to_raw_value(&self.plan.response(self.state()))
+        if let Some(response) = self.response.get() {
+            return Ok(response.clone());
+        }
+        let response = self.plan.response(self.state())?;
+        Ok(self.response.get_or_init(|| response).clone())
     }
 
     /// Turns the answer into a failed one, because the store refused it.
     pub fn fail(&mut self, error: ResponseError) {
         self.outcome = Outcome::Failed(error);
         self.completed_at = None;
+        self.response.take();
     }
 
     /// Says in the response that it was not stored.
     pub fn mark_unstored(&mut self) {
         self.plan.store = false;
+        self.response.take();
     }
 
     /// The last events: the done events of what was open, and the one terminal event.
@@ -162,12 +172,15 @@ impl Finished {
         if let Outcome::Failed(error) = &self.outcome {
             emitter.emit_error(error);
         }
-        let response = &self.plan.response(self.state());
-        emitter.emit(|sequence_number| match self.outcome {
-            Outcome::Completed => Event::Completed { sequence_number, response },
-            Outcome::Incomplete(_) | Outcome::Disconnected => Event::Incomplete { sequence_number, response },
-            Outcome::Failed(_) => Event::Failed { sequence_number, response },
-        });
+        if !emitter.is_silent()
+            && let Ok(response) = &self.response()
+        {
+            emitter.emit(|sequence_number| match self.outcome {
+                Outcome::Completed => Event::Completed { sequence_number, response },
+                Outcome::Incomplete(_) | Outcome::Disconnected => Event::Incomplete { sequence_number, response },
+                Outcome::Failed(_) => Event::Failed { sequence_number, response },
+            });
+        }
         emitter.end();
         emitter.take()
     }

@@ -86,9 +86,12 @@ impl Plan {
     }
 
     /// The response object in a given state.
-    pub(super) fn response<'a>(&'a self, state: ResponseState<'a>) -> Response<'a> {
+    ///
+    /// # Errors
+    /// Never in practice: it holds nothing that JSON cannot express.
+    pub(super) fn response(&self, state: ResponseState<'_>) -> Result<Box<RawValue>, serde_json::Error> {
         let echo = &self.echo;
-        Response {
+        to_raw_value(&Response {
             id: &self.id,
             object: "response",
             created_at: self.created_at,
@@ -123,7 +126,7 @@ impl Plan {
             usage: state.usage,
             user: echo.user.as_deref(),
             metadata: &echo.metadata,
-        }
+        })
     }
 }
 

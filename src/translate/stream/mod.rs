@@ -19,6 +19,7 @@ mod items;
 mod reading;
 
 use std::collections::VecDeque;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 
@@ -138,9 +139,12 @@ impl ResponseStream {
                 max_argument_bytes: settings.max_argument_bytes,
             },
         };
-        let response = stream.plan.response(in_progress());
-        stream.emitter.emit(|sequence_number| Event::Created { sequence_number, response: &response });
-        stream.emitter.emit(|sequence_number| Event::InProgress { sequence_number, response: &response });
+        if form == AnswerForm::Events
+            && let Ok(response) = &stream.plan.response(in_progress())
+        {
+            stream.emitter.emit(|sequence_number| Event::Created { sequence_number, response });
+            stream.emitter.emit(|sequence_number| Event::InProgress { sequence_number, response });
+        }
         stream
     }
 
@@ -198,8 +202,9 @@ impl ResponseStream {
 
     /// Repeats in_progress, for clients that give up on a silent stream.
     pub fn heartbeat(&mut self) -> Bytes {
-        let response = self.plan.response(in_progress());
-        self.emitter.emit(|sequence_number| Event::InProgress { sequence_number, response: &response });
+        if let Ok(response) = &self.plan.response(in_progress()) {
+            self.emitter.emit(|sequence_number| Event::InProgress { sequence_number, response });
+        }
         self.emitter.take()
     }
 
@@ -338,6 +343,7 @@ impl ResponseStream {
             usage: self.usage.unwrap_or_default(),
             outcome,
             completed_at,
+            response: OnceLock::new(),
         }
     }
 
