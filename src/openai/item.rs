@@ -4,6 +4,8 @@
 //! store keeps and `input_items` lists. Types that this version does not know are carried as [`Item::Unknown`]; they
 //! never fail the request as a whole.
 
+use std::fmt::Display;
+
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::chat::{InputAudio, InputFile};
@@ -124,19 +126,19 @@ pub enum ItemError {
     },
 }
 
-fn wrong_type(param: impl Into<String>, reason: impl Into<String>) -> ItemError {
-    ItemError::InvalidType(InvalidMember { param: param.into(), reason: reason.into() })
+fn wrong_type(param: impl Display, reason: impl Into<String>) -> ItemError {
+    ItemError::InvalidType(InvalidMember { param: param.to_string(), reason: reason.into() })
 }
 
-pub(super) fn missing(param: impl Into<String>) -> ItemError {
-    ItemError::Missing { param: param.into() }
+pub(super) fn missing(param: impl Display) -> ItemError {
+    ItemError::Missing { param: param.to_string() }
 }
 
-/// Reads the JSON object of an item; `param` is its path in the request.
+/// Reads the JSON object of an item; `param` is its path in the request, written out for errors only.
 ///
 /// # Errors
 /// [`ItemError`] naming the member at fault.
-pub fn parse(object: &RawObject, param: &str) -> Result<Item, ItemError> {
+pub fn parse(object: &RawObject, param: &dyn Display) -> Result<Item, ItemError> {
     let kind: Option<String> = read(object, "type", param)?;
     match kind.as_deref() {
         Some("message") => message(object, param),
@@ -172,19 +174,19 @@ pub fn parse(object: &RawObject, param: &str) -> Result<Item, ItemError> {
 pub(super) fn read<T: serde::de::DeserializeOwned>(
     object: &RawObject,
     key: &str,
-    param: &str,
+    param: &dyn Display,
 ) -> Result<Option<T>, ItemError> {
     object.read(key).map_err(|error| wrong_type(format!("{param}.{}", error.param), error.reason))
 }
 
-pub(super) fn required(object: &RawObject, key: &str, param: &str) -> Result<String, ItemError> {
+pub(super) fn required(object: &RawObject, key: &str, param: &dyn Display) -> Result<String, ItemError> {
     match read::<String>(object, key, param)? {
         Some(text) if !text.is_empty() => Ok(text),
         _ => Err(missing(format!("{param}.{key}"))),
     }
 }
 
-fn message(object: &RawObject, param: &str) -> Result<Item, ItemError> {
+fn message(object: &RawObject, param: &dyn Display) -> Result<Item, ItemError> {
     let role = match required(object, "role", param)?.as_str() {
         "user" => Role::User,
         "assistant" => Role::Assistant,
@@ -195,7 +197,7 @@ fn message(object: &RawObject, param: &str) -> Result<Item, ItemError> {
             return Err(ItemError::Invalid { param: format!("{param}.role"), reason });
         }
     };
-    let at = format!("{param}.content");
+    let at = format_args!("{param}.content");
     let content = match object.raw("content") {
         Some(content) => text_or_parts(content, &at)?,
         // Assistant messages that only held calls come back with null content.
@@ -205,9 +207,9 @@ fn message(object: &RawObject, param: &str) -> Result<Item, ItemError> {
     Ok(Item::Message { role, content })
 }
 
-fn reasoning(object: &RawObject, param: &str) -> Result<Item, ItemError> {
+fn reasoning(object: &RawObject, param: &dyn Display) -> Result<Item, ItemError> {
     for key in ["content", "summary"] {
-        let at = format!("{param}.{key}");
+        let at = format_args!("{param}.{key}");
         let parts = object.raw(key).map(|raw| text_or_parts(raw, &at)).transpose()?.unwrap_or_default();
         let text = JsonText::join(parts.into_iter().filter_map(Part::into_text).collect(), "\n\n");
         if !text.is_empty() {
@@ -218,7 +220,7 @@ fn reasoning(object: &RawObject, param: &str) -> Result<Item, ItemError> {
 }
 
 /// What agents say to each other (Codex): text, and parts that only their provider can read.
-fn agent_message(object: &RawObject, param: &str) -> Result<Item, ItemError> {
+fn agent_message(object: &RawObject, param: &dyn Display) -> Result<Item, ItemError> {
     let word = |key: &str| read::<String>(object, key, param);
     let heading = match (word("author")?, word("recipient")?) {
         (Some(author), Some(recipient)) => format!("Message from {author} to {recipient}:"),
@@ -227,7 +229,7 @@ fn agent_message(object: &RawObject, param: &str) -> Result<Item, ItemError> {
     };
     let (mut texts, mut encrypted) = (Vec::new(), false);
     for (index, part) in read::<Vec<RawObject>>(object, "content", param)?.unwrap_or_default().iter().enumerate() {
-        let at = format!("{param}.content[{index}]");
+        let at = format_args!("{param}.content[{index}]");
         match required(part, "type", &at)?.as_str() {
             "encrypted_content" => encrypted = true,
             _ => texts.extend(self::part(part, &at)?.into_text()),
@@ -236,17 +238,17 @@ fn agent_message(object: &RawObject, param: &str) -> Result<Item, ItemError> {
     Ok(Item::AgentMessage { heading, text: JsonText::join(texts, "\n").decode(), encrypted })
 }
 
-pub(super) fn text_or_parts(raw: &RawValue, param: &str) -> Result<Vec<Part>, ItemError> {
+pub(super) fn text_or_parts(raw: &RawValue, param: &dyn Display) -> Result<Vec<Part>, ItemError> {
     if raw.get().starts_with('"') {
         let text: JsonText = read_raw(param, raw).map_err(ItemError::InvalidType)?;
         return Ok(vec![Part::Text(text)]);
     }
     let parts: Vec<RawObject> =
         read_raw(param, raw).map_err(|_| wrong_type(param, "must be a string or a list of content parts"))?;
-    parts.iter().enumerate().map(|(index, object)| part(object, &format!("{param}[{index}]"))).collect()
+    parts.iter().enumerate().map(|(index, object)| part(object, &format_args!("{param}[{index}]"))).collect()
 }
 
-fn part(object: &RawObject, param: &str) -> Result<Part, ItemError> {
+fn part(object: &RawObject, param: &dyn Display) -> Result<Part, ItemError> {
     let kind = required(object, "type", param)?;
     let text = |key: &str| -> Result<JsonText, ItemError> {
         read(object, key, param)?.ok_or_else(|| missing(format!("{param}.{key}")))
@@ -274,7 +276,7 @@ fn part(object: &RawObject, param: &str) -> Result<Part, ItemError> {
     }
 }
 
-fn file(object: &RawObject, param: &str) -> Result<Part, ItemError> {
+fn file(object: &RawObject, param: &dyn Display) -> Result<Part, ItemError> {
     if let Some(file_data) = read(object, "file_data", param)? {
         return Ok(Part::File(InputFile { filename: read(object, "filename", param)?, file_data }));
     }
@@ -375,14 +377,14 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> Result<Item, ItemError> {
-        parse(&serde_json::from_str(text).unwrap(), "input[0]")
+        parse(&serde_json::from_str(text).unwrap(), &"input[0]")
     }
 
     #[test]
     fn text_is_stored_in_the_form_in_which_it_came() {
         let text = RawValue::from_string(r#""caf\u00e9 \/""#.to_owned()).unwrap();
         let object = message_from_text(&text).unwrap();
-        let item = parse(&object, "input").unwrap();
+        let item = parse(&object, &"input").unwrap();
         assert_eq!(item, Item::Message { role: Role::User, content: vec![Part::Text(JsonText::of("café /"))] });
         let stored = normalise(object, &item, "msg_1").unwrap();
         assert!(stored.get().contains(r#"[{"type":"input_text","text":"caf\u00e9 \/"}]"#), "{stored}");

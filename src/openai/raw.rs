@@ -86,7 +86,7 @@ impl RawObject {
 ///
 /// # Errors
 /// [`InvalidMember`] with what was expected; the value itself is never quoted.
-pub fn read_raw<T: DeserializeOwned>(param: &str, value: &RawValue) -> Result<T, InvalidMember> {
+pub fn read_raw<T: DeserializeOwned>(param: impl fmt::Display, value: &RawValue) -> Result<T, InvalidMember> {
     serde_json::from_str(value.get()).map_err(|error| {
         let reason = error.to_string();
         // serde_json quotes the value before "expected", and appends the position inside the member; the first may be
@@ -98,7 +98,7 @@ pub fn read_raw<T: DeserializeOwned>(param: &str, value: &RawValue) -> Result<T,
             (None, Category::Syntax) => reason.to_owned(),
             (None, _) => "invalid value".to_owned(),
         };
-        InvalidMember { param: param.to_owned(), reason }
+        InvalidMember { param: param.to_string(), reason }
     })
 }
 

@@ -3,6 +3,8 @@
 //! Whatever its type, a call is a name and a text that the model wrote; whatever its type, an output answers a call by
 //! its id. So each pair can go up as one chat call and one tool message, and nothing of a history is orphaned.
 
+use std::fmt::Display;
+
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
@@ -116,7 +118,7 @@ pub struct ToolCall {
 ///
 /// # Errors
 /// [`ItemError`] naming the member at fault.
-pub(super) fn call(object: &RawObject, kind: CallKind, param: &str) -> Result<ToolCall, ItemError> {
+pub(super) fn call(object: &RawObject, kind: CallKind, param: &dyn Display) -> Result<ToolCall, ItemError> {
     let member = kind.payload_member();
     let payload = match kind {
         CallKind::Function | CallKind::Custom => read(object, member, param)?.unwrap_or_default(),
@@ -136,7 +138,11 @@ pub(super) fn call(object: &RawObject, kind: CallKind, param: &str) -> Result<To
 ///
 /// # Errors
 /// [`ItemError`] naming the member at fault.
-pub(super) fn output(object: &RawObject, kind: CallKind, param: &str) -> Result<(String, Vec<Part>), ItemError> {
+pub(super) fn output(
+    object: &RawObject,
+    kind: CallKind,
+    param: &dyn Display,
+) -> Result<(String, Vec<Part>), ItemError> {
     #[derive(Serialize)]
     struct Outcome<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -161,8 +167,8 @@ fn json(raw: &RawValue) -> Vec<Part> {
 }
 
 /// What a tool returned: text, a list of content parts, or any other JSON as its text.
-fn text_or_json(object: &RawObject, param: &str) -> Result<Vec<Part>, ItemError> {
-    let at = format!("{param}.output");
+fn text_or_json(object: &RawObject, param: &dyn Display) -> Result<Vec<Part>, ItemError> {
+    let at = format_args!("{param}.output");
     let Some(output) = object.raw("output") else {
         // Null is a legal JSON result of a tool; a missing member is a mistake.
         return if object.contains("output") { Ok(json(RawValue::NULL)) } else { Err(missing(at)) };
@@ -185,7 +191,7 @@ fn is_list_of_parts(output: &RawValue) -> bool {
 }
 
 /// The id that pairs a call with its output. Local shell items may carry it as `id` alone.
-fn call_id(object: &RawObject, kind: CallKind, param: &str) -> Result<String, ItemError> {
+fn call_id(object: &RawObject, kind: CallKind, param: &dyn Display) -> Result<String, ItemError> {
     match (kind, object.raw("call_id")) {
         (CallKind::LocalShell, None) => required(object, "id", param),
         _ => required(object, "call_id", param),

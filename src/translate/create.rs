@@ -273,19 +273,24 @@ fn input_items(members: &RawObject, limit: usize) -> Result<Vec<InputItem>, Requ
         read_raw::<JsonText>("input", input)?;
         vec![item::message_from_text(input).map_err(|error| invalid("input", error.to_string()))?]
     } else {
-        let items: Vec<Box<RawValue>> =
-            read_raw("input", input).map_err(|_| wrong_type("input", "must be a string or a list of items"))?;
-        if items.len() > limit {
-            return Err(RequestError::TooMany { param: "input".to_owned(), limit, of: "items" });
-        }
-        let object = |(index, raw): (usize, Box<RawValue>)| read_raw(&format!("input[{index}]"), &raw);
-        items.into_iter().enumerate().map(object).collect::<Result<Vec<RawObject>, _>>()?
+        // One walk; only when that fails another, item by item, to tell which one is wrong.
+        read_raw::<Vec<RawObject>>("input", input).or_else(|_| items_one_by_one(input))?
     };
+    if objects.len() > limit {
+        return Err(RequestError::TooMany { param: "input".to_owned(), limit, of: "items" });
+    }
     let parsed = |(index, object): (usize, RawObject)| {
-        let item = item::parse(&object, &format!("input[{index}]"))?;
+        let item = item::parse(&object, &format_args!("input[{index}]"))?;
         Ok(InputItem { object, item })
     };
     objects.into_iter().enumerate().map(parsed).collect()
+}
+
+fn items_one_by_one(input: &RawValue) -> Result<Vec<RawObject>, RequestError> {
+    let items: Vec<Box<RawValue>> =
+        read_raw("input", input).map_err(|_| wrong_type("input", "must be a string or a list of items"))?;
+    let object = |(index, raw): (usize, Box<RawValue>)| read_raw(format_args!("input[{index}]"), &raw);
+    Ok(items.into_iter().enumerate().map(object).collect::<Result<_, _>>()?)
 }
 
 fn positive(members: &RawObject, key: &str) -> Result<Option<u64>, RequestError> {

@@ -1,5 +1,7 @@
 //! Content parts into those of chat, as the upstream's dialect allows, and tool outputs into text and what is not text.
 
+use std::fmt::Display;
+
 use super::error::RequestError;
 use super::lossy::Lossy;
 use super::settings::{InputFiles, ToolOutputMedia};
@@ -32,7 +34,7 @@ impl ToolOutput {
 /// the content.
 pub(super) fn chat_content(
     parts: Vec<Part>,
-    param: &str,
+    param: &dyn Display,
     dialect: &UpstreamDialect,
     lossy: &mut Lossy,
 ) -> Result<ChatContent, RequestError> {
@@ -42,7 +44,7 @@ pub(super) fn chat_content(
     }
     let mut all = Vec::with_capacity(parts.len());
     for (index, part) in parts.into_iter().enumerate() {
-        all.extend(chat_part(part, &format!("{param}[{index}]"), dialect, lossy)?);
+        all.extend(chat_part(part, &format_args!("{param}[{index}]"), dialect, lossy)?);
     }
     Ok(ChatContent::Parts(all))
 }
@@ -50,7 +52,7 @@ pub(super) fn chat_content(
 /// The output of a call, its images, files and audio where the backend takes them.
 pub(super) fn tool_output(
     parts: Vec<Part>,
-    param: &str,
+    param: &dyn Display,
     dialect: &UpstreamDialect,
     lossy: &mut Lossy,
 ) -> Result<ToolOutput, RequestError> {
@@ -59,13 +61,13 @@ pub(super) fn tool_output(
     }
     let (mut texts, mut media) = (Vec::new(), Vec::new());
     for (index, part) in parts.into_iter().enumerate() {
-        let at = format!("{param}[{index}]");
+        let at = format_args!("{param}[{index}]");
         match (part, dialect.tool_output_media) {
             (Part::Text(text) | Part::Refusal(text), _) => texts.push(text),
             (part, ToolOutputMedia::Drop) => lossy.skip("tool_output", kind(&part)),
             (part, ToolOutputMedia::Refuse) => {
                 let reason = format!("tool outputs that hold {} are not offered", plural(&part));
-                return Err(RequestError::Unsupported { param: at, reason });
+                return Err(RequestError::Unsupported { param: at.to_string(), reason });
             }
             (part, ToolOutputMedia::UserMessage | ToolOutputMedia::Parts) => {
                 media.extend(chat_part(part, &at, dialect, lossy)?);
@@ -86,7 +88,7 @@ fn is_text(part: &Part) -> bool {
 /// The part as chat has it; `None` for empty text, on which templates choke beside an image.
 fn chat_part(
     part: Part,
-    param: &str,
+    param: &dyn Display,
     dialect: &UpstreamDialect,
     lossy: &mut Lossy,
 ) -> Result<Option<ChatPart>, RequestError> {
@@ -107,7 +109,7 @@ fn chat_part(
         Part::File(file) if dialect.files == InputFiles::Send => Some(ChatPart::File { file }),
         Part::File(_) => {
             let reason = "files are not offered for this model; send their text".to_owned();
-            return Err(RequestError::Unsupported { param: param.to_owned(), reason });
+            return Err(RequestError::Unsupported { param: param.to_string(), reason });
         }
     })
 }

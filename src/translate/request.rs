@@ -247,7 +247,7 @@ fn add_turn(
         let mut stored = references::stored(raw)?;
         sealing::open(&mut stored, seal, lossy);
         let InputItem { object, item } = stored;
-        transcript.add(object.text("id"), item, "history", lossy).map_err(|error| match error {
+        transcript.add(object.text("id"), item, &"history", lossy).map_err(|error| match error {
             // The turn was said to another model, whose backend takes what this one does not.
             RequestError::Unsupported { reason, .. } => {
                 RequestError::Unsupported { param: "previous_response_id".to_owned(), reason }
@@ -279,7 +279,7 @@ fn add_input(
         };
         sealing::open(&mut meant, seal, lossy);
         let InputItem { object, item } = meant;
-        transcript.add(object.text("id"), item.clone(), &format!("input[{index}]"), lossy)?;
+        transcript.add(object.text("id"), item.clone(), &format_args!("input[{index}]"), lossy)?;
         let ordinal = normalised.len();
         let mut item_id = item::id_for(&object, &item, id, ordinal);
         if !used.insert(item_id.clone()) {

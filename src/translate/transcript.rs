@@ -5,6 +5,7 @@
 //! output stays two rounds.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -100,7 +101,7 @@ impl<'a> Transcript<'a> {
         &mut self,
         id: Option<String>,
         item: Item,
-        param: &str,
+        param: &dyn Display,
         lossy: &mut Lossy,
     ) -> Result<(), RequestError> {
         // The reference lets the output of a local shell name its call by either id.
@@ -158,7 +159,7 @@ impl<'a> Transcript<'a> {
         }
     }
 
-    fn assistant(&mut self, content: Vec<Part>, param: &str) -> Result<(), RequestError> {
+    fn assistant(&mut self, content: Vec<Part>, param: &dyn Display) -> Result<(), RequestError> {
         if content.iter().any(|part| matches!(part, Part::Image { .. } | Part::Audio(_) | Part::File(_))) {
             let reason = "assistant messages can hold text only".to_owned();
             return Err(RequestError::Unsupported { param: format!("{param}.content"), reason });
@@ -179,11 +180,22 @@ impl<'a> Transcript<'a> {
         Ok(())
     }
 
-    fn chat_content(&self, parts: Vec<Part>, param: &str, lossy: &mut Lossy) -> Result<ChatContent, RequestError> {
-        parts::chat_content(parts, &format!("{param}.content"), self.dialect, lossy)
+    fn chat_content(
+        &self,
+        parts: Vec<Part>,
+        param: &dyn Display,
+        lossy: &mut Lossy,
+    ) -> Result<ChatContent, RequestError> {
+        parts::chat_content(parts, &format_args!("{param}.content"), self.dialect, lossy)
     }
 
-    fn system(&mut self, role: Role, content: Vec<Part>, param: &str, lossy: &mut Lossy) -> Result<(), RequestError> {
+    fn system(
+        &mut self,
+        role: Role,
+        content: Vec<Part>,
+        param: &dyn Display,
+        lossy: &mut Lossy,
+    ) -> Result<(), RequestError> {
         let content = self.chat_content(content, param, lossy)?;
         match self.dialect.system_messages {
             SystemMessages::Merge => match content {
@@ -261,10 +273,10 @@ impl<'a> Transcript<'a> {
         &mut self,
         call_id: String,
         output: Vec<Part>,
-        param: &str,
+        param: &dyn Display,
         lossy: &mut Lossy,
     ) -> Result<(), RequestError> {
-        let output = parts::tool_output(output, &format!("{param}.output"), self.dialect, lossy)?;
+        let output = parts::tool_output(output, &format_args!("{param}.output"), self.dialect, lossy)?;
         let repair = self.repair;
         match self.call_at(&call_id) {
             None if repair == HistoryRepair::Repair => {
