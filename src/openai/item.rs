@@ -240,18 +240,27 @@ fn agent_message(object: &RawObject, param: &dyn Display) -> Result<Item, ItemEr
 
 pub(super) fn text_or_parts(raw: &RawValue, param: &dyn Display) -> Result<Vec<Part>, ItemError> {
     if raw.get().starts_with('"') {
-        let text: JsonText = read_raw(param, raw).map_err(ItemError::InvalidType)?;
-        return Ok(vec![Part::Text(text)]);
+        return Ok(vec![Part::Text(json_text(raw, param)?)]);
     }
     let parts: Vec<RawObject> =
         read_raw(param, raw).map_err(|_| wrong_type(param, "must be a string or a list of content parts"))?;
     parts.iter().enumerate().map(|(index, object)| part(object, &format_args!("{param}[{index}]"))).collect()
 }
 
+/// The text that a member is, which needs no second parsing.
+fn json_text(raw: &RawValue, param: &dyn Display) -> Result<JsonText, ItemError> {
+    match JsonText::of_raw(raw) {
+        Some(text) => Ok(text),
+        // It cannot be read; reading it tells why.
+        None => read_raw(param, raw).map_err(ItemError::InvalidType),
+    }
+}
+
 fn part(object: &RawObject, param: &dyn Display) -> Result<Part, ItemError> {
     let kind = required(object, "type", param)?;
-    let text = |key: &str| -> Result<JsonText, ItemError> {
-        read(object, key, param)?.ok_or_else(|| missing(format!("{param}.{key}")))
+    let text = |key: &str| match object.raw(key) {
+        Some(raw) => json_text(raw, &format_args!("{param}.{key}")),
+        None => Err(missing(format_args!("{param}.{key}"))),
     };
     match kind.as_str() {
         "input_text" | "output_text" | "text" | "summary_text" | "reasoning_text" => Ok(Part::Text(text("text")?)),
