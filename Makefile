@@ -160,6 +160,15 @@ bench: preflight venv ## Measure the router beside Envoy alone and a processor t
 sizing: build venv ## Measure the memory of router and stores, as docs/sizing.md has it
 	$(PYTHON) scripts/sizing.py --router-bin '$(target_dir)/release/responses-router' --venv '$(RESPONSES_ROUTER_VENV)' $(SIZING_FLAGS)
 
+.PHONY: bench-core
+bench-core: preflight ## Time the pure core by itself (translation, streams, records)
+	cargo bench --bench core -- $(BENCH_FLAGS)
+
+.PHONY: bench-instructions
+bench-instructions: preflight ## Count the core's instructions by valgrind, which a busy machine cannot change
+	@binary=$$(cargo bench --bench core --no-run --message-format=json \
+		| sed -n 's/.*"executable":"\([^"]*\)".*/\1/p') && $(PYTHON) scripts/instructions.py "$$binary" $(BENCH_FLAGS)
+
 .PHONY: lint
 lint: ## Check format and lints, warnings denied
 	cargo fmt --check

@@ -22,11 +22,11 @@ dependencies() {
     # Nearly empty sources in place of ours: Cargo compiles the dependencies alone, and keeps them for the next step.
     stubs=$(mktemp -d)
     trap 'rm -rf "$stubs"' EXIT
-    mkdir -p "$stubs/src" "$stubs/tests" "$stubs/benches/stack"
+    mkdir -p "$stubs/src" "$stubs/tests" "$stubs/benches/stack" "$stubs/benches/core"
     cp -R Cargo.toml Cargo.lock build.rs proto "$stubs/"
     echo '#![allow(missing_docs)]' >"$stubs/src/lib.rs"
     echo '#![allow(missing_docs)] fn main() {}' |
-        tee "$stubs/src/main.rs" "$stubs/tests/main.rs" >"$stubs/benches/stack/main.rs"
+        tee "$stubs/src/main.rs" "$stubs/tests/main.rs" "$stubs/benches/core/main.rs" >"$stubs/benches/stack/main.rs"
     mkdir -p "$target_dir"
     CARGO_TARGET_DIR=$(cd "$target_dir" && pwd) cargo build --profile "$profile" --locked --manifest-path "$stubs/Cargo.toml"
 }
