@@ -134,7 +134,7 @@ deploy-configs: ## Copy envoy/ anew into deploy/, after a change there
 
 #: Seconds that `fuzz` gives each target
 SECONDS ?= 60
-#: What `fuzz` runs: sse, request, chunks (the core's, built in seconds), record, config, exchange; empty is all
+#: What `fuzz` runs: sse, request, chunks (the core's, built in seconds), record, config, envoy_check, exchange; empty is all
 TARGETS ?=
 
 .PHONY: fuzz

@@ -22,7 +22,10 @@ impl RecordCodec {
     }
 
     /// A record's document. `squeeze` makes it smaller, before it is sealed: afterwards nothing could.
-    pub(super) fn encode(
+    ///
+    /// # Errors
+    /// Those of `squeeze`, and [`StoreError::Unavailable`] when there is no randomness to seal with.
+    pub fn encode(
         &self,
         record: &Record,
         squeeze: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, StoreError>,
@@ -36,7 +39,10 @@ impl RecordCodec {
     /// The record in a document that lies under the key of `expected`. `expand` undoes `squeeze`.
     ///
     /// What was sealed for another id or another tenant does not open: records cannot be moved.
-    pub(super) fn decode(
+    ///
+    /// # Errors
+    /// Those of `expand`, [`StoreError::UnknownKey`], and [`StoreError::Corrupt`] for whatever is no such record.
+    pub fn decode(
         &self,
         expected: &ResponseId,
         document: &[u8],

@@ -26,6 +26,7 @@ pub(crate) fn router(settings: Settings, choices: u8, tasks: &TaskTracker, grace
         ids: Box::new(CountingIds::default()),
         settings,
         reasoning_keys: None,
+        tenancy: None,
         keeping: Keeping {
             store: Arc::new(store),
             deadline: Duration::from_secs(5),
