@@ -1,9 +1,10 @@
 //! Loading the turns that a new one continues, and those whose items it refers to.
 //!
-//! A record names all its ancestors, so a chain of any depth takes two dependent loads: the parent together with all
-//! that is referred to, then everything above the parent at once. Only records of the Go semantic-router, which know
-//! their parent alone, are walked one by one. The result is the whole history or an error: a model must never answer
-//! from a history with a hole (CONTRACT §8).
+//! A record names all its ancestors, so a chain of any depth takes two dependent loads: the parent together with what
+//! is referred to, then everything above the parent at once. A chain's bytes were bounded when it was made, so that it
+//! is loaded in one go; what is referred to was never together before, and is loaded a few at a time. Only records of
+//! the Go semantic-router, which know their parent alone, are walked one by one. The result is the whole history or an
+//! error: a model must never answer from a history with a hole (CONTRACT §8).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -115,12 +116,13 @@ impl FromStore for HistoryError {
 /// Loads the parent and all turns before it, and those that are referred to; starts the time to live of each anew,
 /// longer by `limits.longest_turn`.
 ///
-/// Two dependent loads at any depth; one more per record that does not list its ancestors. Of a store that holds others'
+/// Two dependent loads at any depth; one more per record that does not list its ancestors, and one more for every
+/// sixteen that are referred to beyond the first fifteen, until their bytes are too many. Of a store that holds others'
 /// records, what the client named is only read at first, and prolonged in the second step. What is referred to and does
 /// not exist is left out: that is no matter of the chain.
 ///
 /// # Errors
-/// [`HistoryError`]; depth and number are checked before anything that they bound is loaded.
+/// [`HistoryError`]; depth and number are checked before anything that they bound is loaded, bytes after each load.
 pub async fn history<'a>(
     store: &dyn ResponseStore,
     wanted: impl Into<Wanted<'a>>,
@@ -136,7 +138,12 @@ pub async fn history<'a>(
     let refresh = Touch::Refresh { longer: limits.longest_turn };
     let first_touch = if store.holds_others() { Touch::Keep } else { refresh };
     let mut loaded = Loaded::default();
-    loaded.load(store, &first, first_touch).await?;
+    for ids in first.chunks(LOADED_AT_ONCE) {
+        loaded.load(store, ids, first_touch).await?;
+        if loaded.bytes() > limits.max_bytes {
+            return Err(HistoryError::TooLarge { limit: limits.max_bytes });
+        }
+    }
     let to_prolong = match first_touch {
         Touch::Keep => loaded.ids(),
         Touch::Refresh { .. } => Vec::new(),
@@ -185,6 +192,9 @@ async fn climb(
     }
 }
 
+/// How many of those that a client names are loaded before their bytes are looked at.
+const LOADED_AT_ONCE: usize = 16;
+
 /// What has been loaded and has no place in the chain yet.
 #[derive(Default)]
 struct Loaded(HashMap<ResponseId, Arc<Record>>);
@@ -204,6 +214,10 @@ impl Loaded {
         }
         self.0.extend(records.into_iter().flatten().map(|record| (record.id.clone(), record)));
         Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.values().fold(0, |sum, record| sum.saturating_add(record.payload_bytes()))
     }
 
     fn take(&mut self, id: &ResponseId) -> Option<Arc<Record>> {
@@ -288,6 +302,7 @@ mod tests {
     struct Counting {
         records: HashMap<ResponseId, Arc<Record>>,
         loads: AtomicUsize,
+        loaded: AtomicUsize,
         down: bool,
         holds_others: bool,
         prolonged: Mutex<Vec<ResponseId>>,
@@ -301,6 +316,7 @@ mod tests {
 
         async fn load(&self, ids: &[ResponseId], touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
             let is_first = self.loads.fetch_add(1, Ordering::Relaxed) == 0;
+            self.loaded.fetch_add(ids.len(), Ordering::Relaxed);
             let refresh = Touch::Refresh { longer: LIMITS.longest_turn };
             assert_eq!(touch, if self.holds_others && is_first { Touch::Keep } else { refresh });
             if self.down {
@@ -426,6 +442,26 @@ mod tests {
         let down = Counting { down: true, ..Counting::chain(1) };
         let error = load_with(&down, None, &[1], LIMITS).await.unwrap_err();
         assert!(matches!(error, HistoryError::Store(StoreError::Timeout)));
+    }
+
+    #[tokio::test]
+    async fn what_is_referred_to_is_loaded_no_further_than_its_bytes_may_go() {
+        let store = (1..=1000).fold(Counting::chain(10), |store, n| store.with(1000 + n, listed([])));
+        let each = store.records[&id(1001)].payload_bytes();
+        let many: Vec<u128> = (1001..=2000).collect();
+        let small = ChainLimits { max_bytes: 20 * each, ..LIMITS };
+        for parent in [None, Some(10)] {
+            let error = load_with(&store, parent, &many, small).await.unwrap_err();
+            assert!(matches!(error, HistoryError::TooLarge { limit } if limit == 20 * each));
+            assert_eq!(store.loads.swap(0, Ordering::Relaxed), 2);
+            assert_eq!(store.loaded.swap(0, Ordering::Relaxed), 2 * LOADED_AT_ONCE);
+        }
+        let (_, referenced) = load_with(&store, Some(10), &many, LIMITS).await.unwrap();
+        assert_eq!(referenced.len(), 1000);
+        assert_eq!(store.loads.swap(0, Ordering::Relaxed), 1001_usize.div_ceil(LOADED_AT_ONCE) + 1);
+        // What fills one load beside the parent costs a chain nothing.
+        assert!(load_with(&store, Some(10), &many[..LOADED_AT_ONCE - 1], LIMITS).await.is_ok());
+        assert_eq!(store.loads.into_inner(), 2);
     }
 
     #[tokio::test]
