@@ -1,5 +1,6 @@
 //! The whole path: a client, a real Envoy, the real binary, a scripted chat backend.
 
+mod attack;
 mod checked;
 mod cluster;
 mod dialects;

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
@@ -37,6 +37,14 @@ pub(crate) fn post_bytes(path: &str, body: impl Into<Bytes>) -> Request {
 /// A POST in these pieces: chunked in HTTP/1.1, without content-length in HTTP/2.
 pub(crate) fn post_frames(path: &str, frames: Vec<Frame<Bytes>>) -> Request {
     post_body(path, BodyExt::boxed(StreamBody::new(stream::iter(frames.into_iter().map(Ok)))))
+}
+
+/// A POST of JSON that promises more than this piece and never goes on.
+pub(crate) fn post_stalled(path: &str, promised: usize, piece: Bytes) -> Request {
+    let pieces = stream::iter([Ok(Frame::data(piece))]).chain(stream::pending());
+    let mut request = post_body(path, BodyExt::boxed(StreamBody::new(pieces)));
+    request.headers_mut().insert("content-length", promised.into());
+    request
 }
 
 fn post_body(path: &str, body: BoxBody<Bytes, Infallible>) -> Request {
@@ -174,7 +182,7 @@ impl Reply {
     pub(crate) fn events(self) -> Events {
         assert_eq!(self.status, 200);
         assert_eq!(self.header("content-type"), "text/event-stream; charset=utf-8");
-        Events { body: self.body, received: Vec::new(), read: 0 }
+        Events { body: self.body, received: Vec::new(), read: 0, searched: 0 }
     }
 }
 
@@ -200,6 +208,8 @@ pub(crate) struct Events {
     body: Incoming,
     received: Vec<u8>,
     read: usize,
+    /// No event that is not read yet ends before this.
+    searched: usize,
 }
 
 impl Events {
@@ -257,10 +267,14 @@ impl Events {
     }
 
     fn buffered(&mut self) -> Option<Event> {
-        let unread = &self.received[self.read..];
-        let length = unread.windows(2).position(|pair| pair == b"\n\n")?;
-        let frame = String::from_utf8(unread[..length].to_vec()).unwrap();
-        self.read += length + 2;
+        // Large events come in many pieces: each is searched once.
+        let from = self.searched.max(self.read);
+        let Some(end) = self.received[from..].windows(2).position(|pair| pair == b"\n\n") else {
+            self.searched = self.received.len().saturating_sub(1);
+            return None;
+        };
+        let frame = String::from_utf8(self.received[self.read..from + end].to_vec()).unwrap();
+        self.read = from + end + 2;
         let (name, data) = frame.split_once('\n').unwrap_or_else(|| panic!("one line: {frame}"));
         let kind = name.strip_prefix("event: ").unwrap_or_else(|| panic!("no name: {frame}")).to_owned();
         let data: Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();

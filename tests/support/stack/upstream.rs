@@ -149,6 +149,17 @@ impl Answer {
         Self(answer.body(BodyExt::boxed(StreamBody::new(Box::pin(body)))).unwrap())
     }
 
+    /// A stream that repeats itself as fast as it is read, for ever. While it does, it waits at the gate, open or not.
+    pub(crate) fn endless(piece: Bytes, gate: &Gate) -> Self {
+        let waiting = Waiting::new(Arc::clone(&gate.waiting));
+        let body = stream::repeat(piece).map(move |piece| {
+            let _ = &waiting;
+            Ok(Frame::data(piece))
+        });
+        let answer = http::Response::builder().header("content-type", "text/event-stream");
+        Self(answer.body(BodyExt::boxed(StreamBody::new(body))).unwrap())
+    }
+
     /// The frames of a stream of this text, a chunk for each word, and its end.
     pub(crate) fn frames_of_words(text: &str) -> Vec<Bytes> {
         let words = text.split_inclusive(' ').map(chat::text).chain([chat::finish("stop"), chat::usage_chunk()]);
@@ -162,7 +173,8 @@ impl Answer {
     }
 }
 
-fn frame(chunk: &Value) -> String {
+/// A chunk as it stands in a stream.
+pub(crate) fn frame(chunk: &Value) -> String {
     format!("data: {chunk}\n\n")
 }
 
