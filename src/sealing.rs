@@ -52,14 +52,20 @@ pub enum SealingKeyError {
     Key,
 }
 
+/// Whether a key may have this id.
+#[must_use]
+pub fn is_key_id(id: &str) -> bool {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    (1..=MAX_KEY_ID_BYTES).contains(&id.len()) && id.bytes().all(legal)
+}
+
 impl SealingKey {
     /// A key from its base64 text; white space around it does not matter.
     ///
     /// # Errors
     /// [`SealingKeyError`].
     pub fn new(id: &str, base64: &str) -> Result<Self, SealingKeyError> {
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-        if id.is_empty() || id.len() > MAX_KEY_ID_BYTES || !id.bytes().all(legal) {
+        if !is_key_id(id) {
             return Err(SealingKeyError::Id);
         }
         Ok(Self { id: id.into(), key: Arc::new(secret(base64)?) })

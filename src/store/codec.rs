@@ -3,7 +3,7 @@
 use super::StoreError;
 use super::record::{Record, Sealed, Stored};
 use crate::id::ResponseId;
-use crate::sealing::{SealError, SealingKeys};
+use crate::sealing::{SealError, SealingKeys, is_key_id};
 use crate::tenant::Tenant;
 
 /// Turns records into documents and back. The default seals nothing and opens nothing.
@@ -51,6 +51,8 @@ impl RecordCodec {
         let Sealed { tenant, text } = match Record::read(expected, document)? {
             Stored::Open(_) if self.sealed_only => return Err(corrupt("it is not sealed")),
             Stored::Open(record) => return Ok(*record),
+            // Errors quote the id, and logs hold them.
+            Stored::Sealed(sealed) if !is_key_id(sealed.text.key()) => return Err(corrupt("it is sealed with no key")),
             Stored::Sealed(sealed) => sealed,
         };
         let Some(keys) = &self.keys else {
@@ -151,6 +153,20 @@ mod tests {
             match decode(&codec, &record.id, text) {
                 Err(StoreError::UnknownKey { key }) => assert_eq!(key, missing),
                 other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_names_no_key_is_quoted_in_no_error() {
+        let record = record(3, None);
+        let sealed = encode(&keys(&["k1"]), &record);
+        for id in [String::new(), "k".repeat(33), "k\\n1".to_owned()] {
+            let text = sealed.replace("\"key\":\"k1\"", &format!("\"key\":\"{id}\""));
+            assert_ne!(text, sealed);
+            for codec in [keys(&["k1"]), RecordCodec::default()] {
+                let error = decode(&codec, &record.id, &text).unwrap_err();
+                assert!(matches!(&error, StoreError::Corrupt(why) if why.len() < 40), "{error}");
             }
         }
     }
