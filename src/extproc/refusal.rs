@@ -141,6 +141,7 @@ pub fn store(error: &StoreError) -> WireError {
             WireError::new(503, "The response is larger than the response store accepts; send 'store': false.")
                 .code("store_unavailable")
         }
+        StoreError::OfTenant { cause, .. } => store(cause),
         StoreError::Corrupt(_) | StoreError::Conflict => {
             WireError::new(500, "The response store holds something unexpected under this id.")
         }

@@ -3,7 +3,7 @@
 use super::StoreError;
 use super::record::{Record, Sealed, Stored};
 use crate::id::ResponseId;
-use crate::sealing::{SealError, SealingKeys, is_key_id};
+use crate::sealing::{SealError, SealedText, SealingKeys, is_key_id};
 use crate::tenant::Tenant;
 
 /// Turns records into documents and back. The default seals nothing and opens nothing.
@@ -49,24 +49,30 @@ impl RecordCodec {
         expand: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, StoreError>,
     ) -> Result<Record, StoreError> {
         let Sealed { tenant, text } = match Record::read(expected, document)? {
-            Stored::Open(_) if self.sealed_only => return Err(corrupt("it is not sealed")),
+            Stored::Open(record) if self.sealed_only => return Err(corrupt("it is not sealed").of(record.tenant)),
             Stored::Open(record) => return Ok(*record),
             // Errors quote the id, and logs hold them.
-            Stored::Sealed(sealed) if !is_key_id(sealed.text.key()) => return Err(corrupt("it is sealed with no key")),
+            Stored::Sealed(sealed) if !is_key_id(sealed.text.key()) => {
+                return Err(corrupt("it is sealed with no key").of(sealed.tenant));
+            }
             Stored::Sealed(sealed) => sealed,
         };
-        let Some(keys) = &self.keys else {
-            return Err(StoreError::UnknownKey { key: text.key().to_owned() });
-        };
-        let document = keys.open_document(&place(expected, tenant), &text).map_err(|error| match error {
+        let opened = self.open(&place(expected, tenant), &text).and_then(expand);
+        let record = opened.and_then(|document| Record::decode(expected, &document));
+        match record {
+            Ok(record) if record.tenant != tenant => Err(corrupt("it is sealed as another tenant's").of(tenant)),
+            // The seal tells whose it is, not what lies in it.
+            Err(StoreError::OfTenant { cause, .. }) => Err(cause.of(tenant)),
+            record => record.map_err(|error| error.of(tenant)),
+        }
+    }
+
+    fn open(&self, place: &[u8], text: &SealedText<'_>) -> Result<Vec<u8>, StoreError> {
+        let unknown = || StoreError::UnknownKey { key: text.key().to_owned() };
+        self.keys.as_ref().ok_or_else(unknown)?.open_document(place, text).map_err(|error| match error {
             SealError::UnknownKey(key) => StoreError::UnknownKey { key },
             SealError::Damaged(_) | SealError::NoRandomness => corrupt(&error.to_string()),
-        })?;
-        let record = Record::decode(expected, &expand(document)?)?;
-        if record.tenant != tenant {
-            return Err(corrupt("it is sealed as another tenant's"));
-        }
-        Ok(record)
+        })
     }
 
     /// Whether two documents under one key are the same record. Sealed twice, a record looks different.
@@ -118,6 +124,14 @@ mod tests {
 
     fn decode(codec: &RecordCodec, id: &ResponseId, document: &str) -> Result<Record, StoreError> {
         codec.decode(id, document.as_bytes(), Ok)
+    }
+
+    /// Whether it is a damaged record that is said to be this tenant's.
+    fn is_corrupt(read: Result<Record, StoreError>, whose: Option<Tenant>) -> bool {
+        match read.unwrap_err() {
+            StoreError::OfTenant { tenant, cause } => whose == Some(tenant) && cause.class() == "corrupt",
+            error => whose.is_none() && error.class() == "corrupt",
+        }
     }
 
     #[test]
@@ -178,13 +192,13 @@ mod tests {
         let text = encode(&codec, &theirs);
         let other_id = ResponseId::from_bits(4);
         let moved = text.replace(theirs.id.as_str(), other_id.as_str());
-        assert!(matches!(decode(&codec, &other_id, &moved), Err(StoreError::Corrupt(_))));
-        for tenant in [Tenant::named(b"evil").to_string(), "0".repeat(32)] {
-            let moved = text.replace("822b33ad87c148a0a20a5ba7cd5ebcaa", &tenant);
-            assert!(matches!(decode(&codec, &theirs.id, &moved), Err(StoreError::Corrupt(_))));
+        assert!(is_corrupt(decode(&codec, &other_id, &moved), Some(Tenant::named(b"acme"))));
+        for tenant in [Tenant::named(b"evil"), Tenant::named(b"")] {
+            let moved = text.replace("822b33ad87c148a0a20a5ba7cd5ebcaa", &tenant.to_string());
+            assert!(is_corrupt(decode(&codec, &theirs.id, &moved), Some(tenant)));
         }
         let nobodys = text.replace("\"tenant\":\"822b33ad87c148a0a20a5ba7cd5ebcaa\",", "");
-        assert!(matches!(decode(&codec, &theirs.id, &nobodys), Err(StoreError::Corrupt(_))));
+        assert!(is_corrupt(decode(&codec, &theirs.id, &nobodys), None));
     }
 
     #[test]

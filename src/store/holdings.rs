@@ -1,12 +1,14 @@
 //! Whose records are whose: the one place through which records are asked for on behalf of a request.
 //!
 //! A record that is not the asker's is as if it were not there: it is not returned, its life is not prolonged, it cannot
-//! be deleted. So GET, DELETE, `input_items`, parents, their ancestors and item references all see the same.
+//! be deleted. So GET, DELETE, `input_items`, parents, their ancestors and item references all see the same. One that
+//! cannot be read is an error to its owner alone.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 
 use super::{Figure, Record, ResponseStore, StoreError, Touch};
 use crate::id::ResponseId;
@@ -66,6 +68,22 @@ impl Holdings {
     }
 }
 
+impl Holdings {
+    /// A record that cannot be read is its owner's error, and is not there for anybody else. Among others' records that
+    /// goes for one, too, of which it cannot be told whose it is.
+    fn unreadable(&self, error: StoreError) -> Result<(), StoreError> {
+        let reason = error.to_string();
+        match error {
+            StoreError::OfTenant { tenant, cause } if self.owner.tenant() == Some(tenant) => return Err(*cause),
+            StoreError::OfTenant { .. } => {}
+            error if !self.among_others => return Err(error),
+            _ => {}
+        }
+        tracing::warn!(%reason, "a record that is not the asker's cannot be read; to the asker it is not there");
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl ResponseStore for Holdings {
     async fn put(&self, record: Arc<Record>) -> Result<(), StoreError> {
@@ -79,8 +97,19 @@ impl ResponseStore for Holdings {
         if self.owner == Owner::Nobody {
             return Ok(ids.iter().map(|_| None).collect());
         }
-        let records = self.store.load(ids, touch).await?;
-        Ok(records.into_iter().map(|record| record.filter(|record| self.owner.owns(record))).collect())
+        match self.store.load(ids, touch).await {
+            Ok(records) => {
+                Ok(records.into_iter().map(|record| record.filter(|record| self.owner.owns(record))).collect())
+            }
+            Err(error) if !error.is_of_a_record() => Err(error),
+            Err(error) if ids.len() <= 1 => self.unreadable(error).map(|()| ids.iter().map(|_| None).collect()),
+            // One of them cannot be read. Each by itself, the others are what they are.
+            Err(_) => {
+                let each: Vec<_> = ids.chunks(1).map(|id| self.load(id, touch)).collect();
+                let each: Vec<_> = join_all(each).await.into_iter().collect::<Result<_, _>>()?;
+                Ok(each.into_iter().flatten().collect())
+            }
+        }
     }
 
     async fn refresh(&self, ids: &[ResponseId], longer: Duration) -> Result<(), StoreError> {
@@ -111,5 +140,64 @@ impl ResponseStore for Holdings {
 
     fn figures(&self) -> Vec<Figure> {
         self.store.figures()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::sealing::{SealingKey, SealingKeys};
+    use crate::store::{Ancestors, DiskSettings, DiskStore, RecordCodec};
+
+    const LONGER: Touch = Touch::Refresh { longer: Duration::ZERO };
+
+    /// A store in this folder that seals by the key of this id.
+    fn store(folder: &std::path::Path, key: &str) -> Arc<dyn ResponseStore> {
+        let key = SealingKey::new(key, &format!("{key:A<42}A=")).unwrap();
+        let codec = RecordCodec::new(SealingKeys::new(vec![key]), false);
+        let path = folder.join("r.redb");
+        let ttl = Duration::from_secs(3600);
+        Arc::new(DiskStore::open(&DiskSettings { path, max_bytes: None, cache_bytes: 1 << 20, ttl, codec }).unwrap())
+    }
+
+    fn record(number: u128, owner: Owner) -> Arc<Record> {
+        let id = ResponseId::from_bits(number);
+        let response = RawValue::from_string(format!("{{\"id\":\"{id}\",\"object\":\"response\"}}")).unwrap();
+        let (ancestors, tenant) = (Ancestors::Listed(Vec::new()), owner.tenant());
+        Arc::new(Record { id, ancestors, input: Vec::new(), response, interrupted: false, tenant })
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_be_opened_is_an_error_to_its_owner_and_not_there_for_all_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let (acme, evil) = (Owner::Tenant(Tenant::named(b"acme")), Owner::Tenant(Tenant::named(b"evil")));
+        let old = store(folder.path(), "old");
+        Holdings::new(&old, acme).put(record(1, acme)).await.unwrap();
+        Holdings::new(&old, Owner::Everybody).put(record(2, Owner::Everybody)).await.unwrap();
+        drop(old);
+        let new = store(folder.path(), "new");
+        Holdings::new(&new, evil).put(record(3, evil)).await.unwrap();
+        let ids = [1, 2, 3, 4].map(ResponseId::from_bits);
+
+        let theirs = Holdings::new(&new, evil);
+        for touch in [Touch::Keep, LONGER] {
+            let found = theirs.load(&ids, touch).await.unwrap();
+            let found: Vec<_> = found.into_iter().map(|record| record.map(|record| record.id.clone())).collect();
+            assert_eq!(found, [None, None, Some(ids[2].clone()), None]);
+        }
+        assert!(!theirs.delete(&ids[0]).await.unwrap());
+        assert!(!theirs.delete(&ids[1]).await.unwrap());
+
+        let everybodys = Holdings::new(&new, Owner::Everybody);
+        assert_eq!(everybodys.load(&ids[..1], Touch::Keep).await.unwrap(), [None]);
+        let error = everybodys.load(&ids, Touch::Keep).await.unwrap_err();
+        assert!(matches!(error, StoreError::UnknownKey { .. }), "{error}");
+
+        let own = Holdings::new(&new, acme);
+        for error in [own.load(&ids, LONGER).await.unwrap_err(), own.delete(&ids[0]).await.unwrap_err()] {
+            assert!(matches!(error, StoreError::UnknownKey { .. }), "{error}");
+        }
     }
 }

@@ -114,6 +114,14 @@ pub enum StoreError {
         /// The id of the key.
         key: String,
     },
+    /// A tenant's record cannot be read. [`Holdings`] tells the cause to that tenant, and to nobody else that there is one.
+    #[error("{cause}")]
+    OfTenant {
+        /// Whose record it is, which stands there in clear.
+        tenant: Tenant,
+        /// [`Self::Corrupt`] or [`Self::UnknownKey`].
+        cause: Box<StoreError>,
+    },
     /// The record is larger than the backend can hold.
     #[error("record of {bytes} bytes is larger than the store's bound of {limit}")]
     TooLarge {
@@ -148,9 +156,24 @@ impl StoreError {
             Self::Timeout => "timeout",
             Self::Corrupt(_) => "corrupt",
             Self::UnknownKey { .. } => "unknown_key",
+            Self::OfTenant { cause, .. } => cause.class(),
             Self::TooLarge { .. } => "too_large",
             Self::Conflict => "conflict",
         }
+    }
+
+    /// The same, as an error of reading a record that is this tenant's, if it is one's.
+    #[must_use]
+    fn of(self, tenant: Option<Tenant>) -> Self {
+        match tenant {
+            Some(tenant) => Self::OfTenant { tenant, cause: Box::new(self) },
+            None => self,
+        }
+    }
+
+    /// Whether one record is at fault, and the others of the same load are not.
+    fn is_of_a_record(&self) -> bool {
+        matches!(self, Self::Corrupt(_) | Self::UnknownKey { .. } | Self::OfTenant { .. })
     }
 
     /// Whether the same operation may succeed later, unchanged.

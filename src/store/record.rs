@@ -161,11 +161,12 @@ impl Record {
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] when it is no such document, when it carries another id (a crossed reply must never be
-    /// handed on), when a newer release wrote it, or when it is sealed. The reason quotes nothing of the content.
+    /// handed on), when a newer release wrote it, or when it is sealed. The reason quotes nothing of the content. As soon
+    /// as it is known whose it is, [`StoreError::OfTenant`] says so.
     pub fn decode(expected: &ResponseId, bytes: &[u8]) -> Result<Self, StoreError> {
         match Self::read(expected, bytes)? {
             Stored::Open(record) => Ok(*record),
-            Stored::Sealed(_) => Err(corrupt("it is sealed")),
+            Stored::Sealed(sealed) => Err(corrupt("it is sealed").of(sealed.tenant)),
         }
     }
 
@@ -179,13 +180,16 @@ impl Record {
         }
         let record = match document.read::<OursIn<'a>>(OURS)? {
             Some(ours) if ours.version == 0 || ours.version > RECORD_VERSION => {
-                return Err(corrupt(format!(
-                    "it has format version {}, this release reads versions up to {RECORD_VERSION}",
-                    ours.version
-                )));
+                let version = ours.version;
+                let reason =
+                    format!("it has format version {version}, this release reads versions up to {RECORD_VERSION}");
+                return Err(corrupt(reason).of(ours.tenant));
             }
             Some(OursIn { sealed: Some(text), tenant, .. }) => return Ok(Stored::Sealed(Sealed { tenant, text })),
-            Some(ours) => Self::decode_own(expected, &document, ours)?,
+            Some(ours) => {
+                let tenant = ours.tenant;
+                Self::decode_own(expected, &document, ours).map_err(|error| error.of(tenant))?
+            }
             None => Self::decode_foreign(expected, &document)?,
         };
         Ok(Stored::Open(Box::new(record)))
