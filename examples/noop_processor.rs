@@ -108,7 +108,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let threads = arguments.next().map_or(Ok(1), |threads| threads.parse())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     runtime.block_on(async {
-        let listener = Listener::bind(&listen).await?;
+        let listener = Listener::bind(&listen, None).await?;
         println!("listening on {}", listener.listen());
         let token = CancellationToken::new();
         let stop = Stop {

@@ -173,10 +173,7 @@ async fn serve(config: &Config, tls: Option<Tls>) -> Result<(), AnyError> {
         tracing::info!("admin listening on {address}");
     }
     let router = Arc::new(router(config, store, metrics, traces.clone(), &stop)?);
-    let mut listener = Listener::bind(&config.server.listen).await?;
-    if let Some(mode) = config.server.socket_mode {
-        listener = listener.with_mode(mode)?;
-    }
+    let mut listener = Listener::bind(&config.server.listen, config.server.socket_mode).await?;
     if let Some(tls) = tls {
         listener = listener.with_tls(Arc::new(tls));
     }

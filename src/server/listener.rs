@@ -1,7 +1,7 @@
 //! Where the server listens: a port, or a unix socket whose file comes and goes with it.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,9 +58,12 @@ pub(super) enum Socket {
 impl Listener {
     /// Binds. A unix socket that a dead process left behind is replaced; a live one, or another kind of file, is not.
     ///
+    /// With a `mode`, a unix socket has these permissions from the first moment, whatever the umask; who may write to it
+    /// may connect. A port has none.
+    ///
     /// # Errors
     /// [`BindError`].
-    pub async fn bind(listen: &Listen) -> Result<Self, BindError> {
+    pub async fn bind(listen: &Listen, mode: Option<SocketMode>) -> Result<Self, BindError> {
         let failed = |source| BindError::Listen { listen: listen.clone(), source };
         match listen {
             Listen::Tcp(address) => {
@@ -70,28 +73,14 @@ impl Listener {
             }
             Listen::Unix(path) => {
                 remove_stale(path).await?;
-                let listener = UnixListener::bind(path).map_err(failed)?;
+                let listener = match mode {
+                    Some(mode) => bind_with_mode(path, mode, failed)?,
+                    None => UnixListener::bind(path).map_err(failed)?,
+                };
                 let file = SocketFile::of(path).map_err(failed)?;
                 Ok(Self { socket: Socket::Unix(listener, file), listen: listen.clone() })
             }
         }
-    }
-
-    /// Gives the file of a unix socket these permissions, whatever the umask; who may write to it may connect. Nothing
-    /// happens to a port.
-    ///
-    /// # Errors
-    /// [`BindError::Mode`].
-    pub fn with_mode(self, mode: SocketMode) -> Result<Self, BindError> {
-        if let Socket::Unix(_, file) = &self.socket {
-            let permissions = std::fs::Permissions::from_mode(mode.bits());
-            std::fs::set_permissions(&file.path, permissions).map_err(|source| BindError::Mode {
-                path: file.path.clone(),
-                mode,
-                source,
-            })?;
-        }
-        Ok(self)
     }
 
     /// Speaks TLS on a port. A unix socket stays as it is: its file's permissions say who may connect.
@@ -109,6 +98,31 @@ impl Listener {
     pub fn listen(&self) -> &Listen {
         &self.listen
     }
+}
+
+/// Binds in a folder that only we can enter, and gives the socket its name when it has its permissions: of a socket that
+/// is there before, whoever the umask lets in could connect, and would be served.
+fn bind_with_mode(
+    path: &Path,
+    mode: SocketMode,
+    failed: impl Fn(io::Error) -> BindError,
+) -> Result<UnixListener, BindError> {
+    let folder = path.with_file_name(format!(".{:08x}", rand::random::<u32>()));
+    let hidden = folder.join("s");
+    std::fs::DirBuilder::new().mode(0o700).create(&folder).map_err(&failed)?;
+    let bind = || {
+        let listener = UnixListener::bind(&hidden).map_err(&failed)?;
+        std::fs::set_permissions(&hidden, std::fs::Permissions::from_mode(mode.bits()))
+            .map_err(|source| BindError::Mode { path: path.to_owned(), mode, source })?;
+        // Fails if there is something by now, where a renaming would replace it.
+        std::fs::hard_link(&hidden, path).map_err(&failed)?;
+        Ok(listener)
+    };
+    let listener = bind();
+    // What stays behind is empty, or a socket that nobody can reach.
+    let _ = std::fs::remove_file(&hidden);
+    let _ = std::fs::remove_dir(&folder);
+    listener
 }
 
 /// Removes what a dead process left: nobody accepts on it.

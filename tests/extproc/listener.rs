@@ -1,7 +1,10 @@
 //! The listener: unix sockets, health, and a stop that lets exchanges finish.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -74,19 +77,19 @@ async fn a_socket_left_behind_is_replaced_but_nothing_else_is() {
     // A std listener leaves its file behind when it goes.
     drop(std::os::unix::net::UnixListener::bind(&path.0).unwrap());
     assert!(path.0.exists());
-    let first = Listener::bind(&path.listen()).await.unwrap();
-    assert!(matches!(Listener::bind(&path.listen()).await, Err(BindError::InUse(_))));
+    let first = Listener::bind(&path.listen(), None).await.unwrap();
+    assert!(matches!(Listener::bind(&path.listen(), None).await, Err(BindError::InUse(_))));
 
     // A successor that has put its own socket there keeps it.
     std::fs::remove_file(&path.0).unwrap();
-    let second = Listener::bind(&path.listen()).await.unwrap();
+    let second = Listener::bind(&path.listen(), None).await.unwrap();
     drop(first);
     assert!(path.0.exists());
     drop(second);
     assert!(!path.0.exists());
 
     std::fs::write(&path.0, "precious").unwrap();
-    assert!(matches!(Listener::bind(&path.listen()).await, Err(BindError::NotASocket(_))));
+    assert!(matches!(Listener::bind(&path.listen(), None).await, Err(BindError::NotASocket(_))));
     assert_eq!(std::fs::read_to_string(&path.0).unwrap(), "precious");
 }
 
@@ -94,13 +97,37 @@ async fn a_socket_left_behind_is_replaced_but_nothing_else_is() {
 async fn a_socket_has_the_mode_that_was_asked_for_and_a_port_has_none() {
     let path = SocketPath::new("mode");
     for mode in ["0600", "0660", "0777"] {
-        let listener = Listener::bind(&path.listen()).await.unwrap().with_mode(mode.parse().unwrap()).unwrap();
+        let listener = Listener::bind(&path.listen(), Some(mode.parse().unwrap())).await.unwrap();
         let permissions = std::fs::metadata(&path.0).unwrap().permissions();
         assert_eq!(format!("{:04o}", permissions.mode() & 0o7777), mode);
         drop(listener);
     }
-    let port = Listener::bind(&Listen::Tcp(([127, 0, 0, 1], 0).into())).await.unwrap();
-    port.with_mode("0660".parse().unwrap()).unwrap();
+    let port = Listen::Tcp(([127, 0, 0, 1], 0).into());
+    Listener::bind(&port, Some("0660".parse().unwrap())).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_socket_never_has_another_mode_than_the_one_that_was_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("router.sock");
+    let over = Arc::new(AtomicBool::new(false));
+    let watching = std::thread::spawn({
+        let (path, over) = (path.clone(), Arc::clone(&over));
+        move || {
+            let mut seen = BTreeSet::new();
+            while !over.load(Ordering::Relaxed) {
+                seen.extend(std::fs::metadata(&path).map(|file| file.permissions().mode() & 0o777));
+            }
+            seen
+        }
+    });
+    for _ in 0..300 {
+        drop(Listener::bind(&Listen::Unix(path.clone()), Some("0600".parse().unwrap())).await.unwrap());
+    }
+    over.store(true, Ordering::Relaxed);
+    let seen = watching.join().unwrap();
+    assert!(seen.iter().all(|mode| *mode == 0o600), "{seen:?}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[tokio::test]
@@ -125,7 +152,7 @@ async fn a_stop_tells_not_serving_and_takes_exchanges_until_the_delay_is_over() 
 async fn the_probe_tells_a_serving_router_from_none() {
     let router = Router::script(ok).await;
     probe::grpc(&router.listen, PATIENCE).await.unwrap();
-    let free = Listener::bind(&Listen::Tcp(([127, 0, 0, 1], 0).into())).await.unwrap();
+    let free = Listener::bind(&Listen::Tcp(([127, 0, 0, 1], 0).into()), None).await.unwrap();
     let nobody = free.listen().clone();
     drop(free);
     assert_eq!(probe::grpc(&nobody, PATIENCE).await.unwrap_err().to_string(), format!("no connection to {nobody}"));
@@ -133,8 +160,8 @@ async fn the_probe_tells_a_serving_router_from_none() {
 
 #[tokio::test]
 async fn a_taken_port_is_an_error() {
-    let first = Listener::bind(&Listen::Tcp(([127, 0, 0, 1], 0).into())).await.unwrap();
-    let error = Listener::bind(first.listen()).await.unwrap_err();
+    let first = Listener::bind(&Listen::Tcp(([127, 0, 0, 1], 0).into()), None).await.unwrap();
+    let error = Listener::bind(first.listen(), None).await.unwrap_err();
     assert_eq!(error.to_string(), format!("cannot listen on {}", first.listen()));
 }
 

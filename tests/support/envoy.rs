@@ -64,7 +64,7 @@ impl Router {
     }
 
     async fn start_stopping(listen: &Listen, handler: impl Handler, delay: Duration, grace: Duration) -> Self {
-        let listener = Listener::bind(listen).await.unwrap();
+        let listener = Listener::bind(listen, None).await.unwrap();
         let listen = listener.listen().clone();
         let stop = Stop {
             token: CancellationToken::new(),
