@@ -37,6 +37,9 @@ use crate::translate::{self, CreateRequest, Past, Plan, RequestError, Settings, 
 /// The request header by which Envoy's routes can choose a cluster.
 const SELECTED_MODEL: &str = "x-selected-model";
 
+/// The longest `x-request-id` that is noted, in bytes.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
 /// How long a request's body may come slower than its pace.
 pub const BODY_GRACE: Duration = Duration::from_secs(10);
 
@@ -417,7 +420,8 @@ async fn relayed(envoy: Envoy, last: LastReply) -> Finished {
 
 /// Notes what a request asks for.
 fn note_request(envoy: &Envoy, head: &RequestHead, route: &Route) {
-    let request_id = head.headers.text("x-request-id");
+    // Envoy's are UUIDs; where it takes the client's, a log line must not be as long as the client likes.
+    let request_id = head.headers.text("x-request-id").filter(|id| id.len() <= MAX_REQUEST_ID_BYTES);
     let span = tracing::Span::current();
     span.record("route", route.name());
     span.record("request_id", request_id);

@@ -16,6 +16,9 @@ use crate::openai::json_bounds::Excess;
 use crate::openai::json_text::JsonText;
 use crate::openai::raw::{InvalidMember, RawObject, read_raw};
 
+/// The longest name of a model, in bytes. It becomes a header of the upstream's request, and is in Envoy's access log.
+const MAX_MODEL_BYTES: usize = 1024;
+
 /// The most alternatives per token that the reference allows.
 const MAX_TOP_LOGPROBS: u32 = 20;
 
@@ -187,7 +190,7 @@ impl CreateRequest {
         }
         let include = include(&members, &mut lossy)?;
         Ok(Self {
-            model: members.read::<String>("model")?.filter(|model| !model.is_empty()),
+            model: model(&members)?,
             input: input_items(&members, bounds.max_input_items)?,
             instructions: members.read("instructions")?,
             previous_response_id: previous_response_id(&members)?,
@@ -255,6 +258,16 @@ fn refuse_what_is_not_offered(members: &RawObject) -> Result<(), RequestError> {
         return unsupported("n", "a response has one answer");
     }
     Ok(())
+}
+
+fn model(members: &RawObject) -> Result<Option<String>, RequestError> {
+    let model = members.read::<String>("model")?.filter(|model| !model.is_empty());
+    match model {
+        Some(model) if model.len() > MAX_MODEL_BYTES => {
+            Err(invalid("model", format!("must have at most {MAX_MODEL_BYTES} bytes")))
+        }
+        model => Ok(model),
+    }
 }
 
 fn previous_response_id(members: &RawObject) -> Result<Option<ResponseId>, RequestError> {
