@@ -12,6 +12,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -49,8 +50,12 @@ const PAGES: [(&str, Page, &str); 6] = [
     ("/buildinfo", Page::Build, "version, commit, compiler and features"),
 ];
 
-/// The most connections at once; each idle one is closed after [`HEAD_DEADLINE`].
+/// The most connections at once; an idle one is closed after [`HEAD_DEADLINE`], any after [`CONNECTION`].
 const MAX_CONNECTIONS: usize = 64;
+
+/// How long a connection may last: one that takes its answer slowly, or not at all, would keep its place for ever. A
+/// scraper that keeps its connection opens another one then.
+const CONNECTION: Duration = Duration::from_secs(60);
 
 /// The most bytes of a request head.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -93,19 +98,23 @@ impl Admin {
                 let admin = Arc::clone(&admin);
                 connections.spawn(async move {
                     let _place = place;
-                    let service = service_fn(move |request| {
-                        let admin = Arc::clone(&admin);
-                        async move { Ok::<_, Infallible>(admin.answer(&request).await) }
-                    });
-                    let mut http = hyper::server::conn::http1::Builder::new();
-                    http.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(MAX_HEAD_BYTES);
-                    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-                        tracing::debug!(%error, "an admin connection broke");
-                    }
+                    admin.converse(stream, CONNECTION).await;
                 });
             }
         });
         Ok(address)
+    }
+
+    /// Answers what comes by a connection, for so long at most.
+    async fn converse<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, longest: Duration) {
+        let service = service_fn(async |request| Ok::<_, Infallible>(self.answer(&request).await));
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(MAX_HEAD_BYTES);
+        match tokio::time::timeout(longest, http.serve_connection(TokioIo::new(stream), service)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "an admin connection broke"),
+            Err(_) => tracing::debug!("an admin connection lasted too long"),
+        }
     }
 
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
@@ -158,4 +167,35 @@ fn response(status: StatusCode, content_type: &'static str, body: String) -> Res
     *response.status_mut() = status;
     response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::store::{MemoryBounds, MemoryStore};
+
+    #[tokio::test]
+    async fn who_does_not_read_its_answer_loses_its_place() {
+        let bounds = MemoryBounds { max_entries: NonZeroU64::MIN, max_bytes: 1 << 20, ttl: Duration::from_secs(1) };
+        let admin = Admin {
+            store: Arc::new(MemoryStore::new(bounds)),
+            metrics: Arc::default(),
+            config: String::new(),
+            stopping: CancellationToken::new(),
+        };
+        let (mut client, server) = tokio::io::duplex(64);
+        let asking = async {
+            client.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let served = tokio::time::timeout(Duration::from_secs(20), admin.converse(server, Duration::from_millis(20)));
+        tokio::select! {
+            () = asking => {}
+            served = served => served.unwrap(),
+        }
+    }
 }
