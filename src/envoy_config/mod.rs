@@ -33,6 +33,8 @@ pub struct Ours {
     pub exchange_seconds: u64,
     /// Who says whose a response is.
     pub tenancy: OurTenancy,
+    /// Under which name Envoy is told of exchanges.
+    pub metadata_namespace: String,
     /// Where the router listens; `None` when nobody said, because there is no config file.
     pub listener: Option<OurListener>,
 }
@@ -63,7 +65,7 @@ impl Ours {
     /// What a config says. `given` tells whether somebody wrote it: the default address need not be Envoy's.
     #[must_use]
     pub fn of(config: &Config, given: bool) -> Self {
-        let Config { server, response_api, upstream, limits, tenancy, .. } = config;
+        let Config { server, response_api, upstream, limits, tenancy, telemetry, .. } = config;
         let prefix = &response_api.path_prefix;
         let chat_path = upstream.chat_path.split('?').next().unwrap_or_default();
         let tls = server.tls.as_ref().map(|tls| tls.client_ca_path.is_some());
@@ -79,6 +81,7 @@ impl Ours {
                 TenantSource::Metadata => OurTenancy::Metadata(tenancy.metadata.namespace.clone()),
                 TenantSource::JwtClaim => OurTenancy::JwtClaim,
             },
+            metadata_namespace: telemetry.metadata_namespace.clone(),
             listener: given.then(|| OurListener { listen: server.listen.clone(), tls }),
         }
     }
@@ -105,6 +108,7 @@ pub fn check(file: &[u8], ours: &Ours) -> Result<Report, Unreadable> {
         rules::chain::check(manager, filter, ours, &mut findings);
         rules::manager::check(manager, &mut findings);
         rules::tenancy::check(manager, filter, ours, &mut findings);
+        rules::access_log::check(manager, filter, ours, &mut findings);
         rules::routes::check(manager, filter, &config, ours, &mut findings);
         rules::router_cluster::check(filter, &config, ours, &mut findings);
     }

@@ -1,5 +1,6 @@
 //! What is looked for: a file for each part of an Envoy config, a function for each rule.
 
+pub(super) mod access_log;
 pub(super) mod chain;
 pub(super) mod filter;
 pub(super) mod manager;
