@@ -134,6 +134,11 @@ fn headers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String
             Ok(BTreeMap::new())
         }
 
+        // A text may be the secret, one level too high: it is not repeated.
+        fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
+            Err(E::custom("must be a mapping of header names to values"))
+        }
+
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut headers = BTreeMap::new();
             while let Some(name) = map.next_key::<String>()? {

@@ -155,6 +155,10 @@ fn value_out_of_bounds_names_its_line_and_column() {
         ("limits: {exchange_seconds: 0}", "c.yaml:1:28: limits.exchange_seconds: must be at least 1"),
         ("telemetry: {log_ids: some}", "c.yaml:1:22: telemetry.log_ids: "),
         (
+            "telemetry: {otlp: {headers: Bearer-s3cret}}",
+            "c.yaml:1:29: telemetry.otlp.headers: must be a mapping of header names to values",
+        ),
+        (
             "telemetry: {metadata_namespace: 'a b'}",
             "c.yaml:1:33: telemetry.metadata_namespace: must be at most 128 letters, digits",
         ),
