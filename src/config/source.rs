@@ -65,7 +65,7 @@ impl Source {
     fn invalid(&self, error: &serde_yaml::Error) -> ConfigError {
         let place = self.place(error).or_else(|| self.second_document()).unwrap_or_else(|| self.start());
         let position = format!(" at line {} column {}", place.line, place.column);
-        ConfigError::Invalid { place, message: error.to_string().replacen(&position, "", 1) }
+        ConfigError::Invalid { place, message: without_value(&error.to_string().replacen(&position, "", 1)) }
     }
 
     /// Where a second document begins: the parser refuses it without saying where.
@@ -78,6 +78,19 @@ impl Source {
         let location = error.location()?;
         Some(Place { file: self.file.clone(), line: location.line(), column: location.column() })
     }
+}
+
+/// The message without the value that it is about: where it stands is told, and it may be a secret in the wrong place.
+fn without_value(message: &str) -> String {
+    for (kind, quote) in [("string", '"'), ("integer", '`'), ("floating point", '`')] {
+        let type_of = format!("invalid type: {kind}");
+        if let Some((before, value)) = message.split_once(&format!("{type_of} {quote}"))
+            && let Some((_, expected)) = value.rsplit_once(", expected ")
+        {
+            return format!("{before}{type_of}, expected {expected}");
+        }
+    }
+    message.to_owned()
 }
 
 /// Walks down a path of keys and raises an error at its end: the parser puts the position into errors, and nowhere

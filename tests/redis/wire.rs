@@ -265,7 +265,7 @@ async fn on_a_cluster_a_record_lies_on_one_master_and_its_replica() {
     let record = turn(&[], 1);
     // A busy machine's replica may be late. What is refused for that may be written again, and waits for it each time.
     let written = async { while store.put(Arc::clone(&record)).await.is_err() {} };
-    tokio::time::timeout(DEADLINE, written).await.expect("a replica that confirms");
+    tokio::time::timeout(12 * DEADLINE, written).await.expect("a replica that confirms");
     let holds = |node: &&Server| !node.cli(&["KEYS", &key(&config, &record.id)]).trim().is_empty();
     assert_eq!(cluster.nodes.iter().filter(holds).count(), 2);
     // A repeated write waits for the replica too.

@@ -44,11 +44,11 @@ fn duplicate_key_names_the_line_and_column_of_the_second() {
 fn wrong_type_names_its_line_and_column() {
     assert_errors(&[
         ("- a\n", "c.yaml:1:1: invalid type: sequence, expected a mapping of the config's blocks"),
-        ("text\n", "c.yaml:1:1: invalid type: string \"text\", expected a mapping of the config's blocks"),
-        ("server: 3\n", "c.yaml:1:9: server: invalid type: integer `3`, expected a mapping of the server settings"),
+        ("text\n", "c.yaml:1:1: invalid type: string, expected a mapping of the config's blocks"),
+        ("server: 3\n", "c.yaml:1:9: server: invalid type: integer, expected a mapping of the server settings"),
         (
             "response_api:\n  ttl_seconds: soon\n",
-            "c.yaml:2:16: response_api.ttl_seconds: invalid type: string \"soon\"",
+            "c.yaml:2:16: response_api.ttl_seconds: invalid type: string, expected",
         ),
         ("response_api:\n  ttl_seconds: \"60\"\n", "c.yaml:2:16: response_api.ttl_seconds: invalid type: string"),
         ("response_api:\n  ttl_seconds: 1.5\n", "c.yaml:2:16: response_api.ttl_seconds: invalid type: floating"),
@@ -84,6 +84,24 @@ fn wrong_type_names_its_line_and_column() {
         ("server:\n  tls: {cert_path: c, key_path: k, ca: x}\n", "c.yaml:2:36: server.tls: unknown field `ca`"),
         ("server: !x {}\n", "c.yaml:1:9: server: invalid type: enum"),
     ]);
+}
+
+#[test]
+fn a_value_of_a_wrong_type_is_not_repeated_because_it_may_be_a_secret_in_the_wrong_place() {
+    for setting in [
+        "response_api: {encryption: hunter2}",
+        "response_api: {encryption: 'x, expected hunter2'}",
+        "response_api: {encryption: {keys: hunter2}}",
+        "response_api: {reasoning_encryption: hunter2}",
+        "response_api: {redis: hunter2}",
+        "tenancy: {source: authorization, authorization: hunter2}",
+        "telemetry: {otlp: hunter2}",
+        "tenancy: {source: authorization, authorization: 4711}",
+        "telemetry: {otlp: {headers: 47.11}}",
+    ] {
+        let error = load(setting).unwrap_err().to_string();
+        assert!(!error.contains("hunter2") && !error.contains("4711") && !error.contains("47.11"), "{error}");
+    }
 }
 
 #[test]
