@@ -211,12 +211,12 @@ $(CURDIR)/.venv-deploy/.ready: tests/deploy/requirements.txt tests/deploy/constr
 	@touch $@
 
 tests/deploy/node/node_modules/.ready: tests/deploy/node/package.json tests/deploy/node/package-lock.json | preflight-deploy
-	cd tests/deploy/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	cd tests/deploy/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel=warn
 	@touch $@
 
 # The packages bring the Node that runs them; the system's only installs them.
 tests/clients/node/node_modules/.ready: tests/clients/node/package.json tests/clients/node/package-lock.json | preflight-clients
-	cd tests/clients/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	cd tests/clients/node && npm ci --ignore-scripts --no-audit --no-fund --loglevel=warn
 	@touch $@
 
 .PHONY: capture-clients
