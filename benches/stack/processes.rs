@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::Failure;
@@ -11,18 +12,31 @@ use crate::Failure;
 /// How long a process may take until it listens.
 const START: Duration = Duration::from_secs(30);
 
-/// Where the processes' files are: logs and configs.
+/// The unit of `utime` and `stime`: USER_HZ, which is 100 wherever Linux runs.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Where a run's files are: logs, configs, the disk store, Redis' directories. Removed after a run that went well.
 pub(crate) struct RunDirectory(PathBuf);
 
 impl RunDirectory {
     pub(crate) fn new() -> Result<Self, Failure> {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-stack");
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("bench-stack-{}", std::process::id()));
         fs::create_dir_all(&path)?;
         Ok(Self(path))
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+
+    /// A name that no other process of the run has.
+    fn name(kind: &str) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        format!("{kind}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn remove(self) -> Result<(), Failure> {
+        Ok(fs::remove_dir_all(self.0)?)
     }
 }
 
@@ -41,17 +55,20 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn start(directory: &RunDirectory, name: &str, command: &mut Command) -> Result<Self, Failure> {
+    /// Starts it; `kind` names its log.
+    pub(crate) fn start(directory: &RunDirectory, kind: &str, command: &mut Command) -> Result<Self, Failure> {
+        let name = RunDirectory::name(kind);
         let log = directory.file(&format!("{name}.log"));
         let output = File::create(&log)?;
         let errors = output.try_clone()?;
         let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
         let child = child.map_err(|error| format!("{name}: {}: {error}", command.get_program().display()))?;
-        Ok(Self { name: name.to_owned(), child, log })
+        eprintln!("bench: {name} is process {}", child.id());
+        Ok(Self { name, child, log })
     }
 
     /// Waits until the process listens.
-    async fn listening(mut self, address: SocketAddr) -> Result<Self, Failure> {
+    pub(crate) async fn listening(mut self, address: SocketAddr) -> Result<Self, Failure> {
         let began = Instant::now();
         while tokio::net::TcpStream::connect(address).await.is_err() {
             if let Some(status) = self.child.try_wait()? {
@@ -65,30 +82,14 @@ impl Process {
         Ok(self)
     }
 
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Processor time that all of its threads have used.
-    ///
-    /// From the scheduler, in nanoseconds; `utime` and `stime` have the same source but come in ticks of 10 ms.
     pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
-        let mut nanoseconds = 0;
-        for thread in fs::read_dir(format!("/proc/{}/task", self.id()))? {
-            let text = fs::read_to_string(thread?.path().join("schedstat"))?;
-            let used = text.split(' ').next().and_then(|used| used.parse::<u64>().ok());
-            nanoseconds += used.ok_or("/proc/<pid>/task/<tid>/schedstat is not as expected")?;
-        }
-        Ok(Duration::from_nanos(nanoseconds))
+        cpu_of(&self.child.id().to_string())
     }
 
     /// Resident memory in KiB.
     pub(crate) fn resident_kib(&self) -> Result<u64, Failure> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
         kib.ok_or_else(|| "/proc/<pid>/status has no VmRSS".into())
@@ -103,7 +104,52 @@ impl Drop for Process {
     }
 }
 
-/// The processor that changes nothing.
+/// Processor time of a process, by its id or `self`.
+///
+/// From the scheduler, in nanoseconds, of the threads that are there; those that ended are only in `utime` and `stime`,
+/// which come in ticks of 10 ms rounded down. So the larger is the nearer.
+pub(crate) fn cpu_of(process: &str) -> Result<Duration, Failure> {
+    let mut nanoseconds = 0;
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        // A thread may end while it is looked at.
+        let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+        let used = text.split(' ').next().and_then(|used| used.parse::<u64>().ok());
+        nanoseconds += used.ok_or("/proc/<pid>/task/<tid>/schedstat is not as expected")?;
+    }
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The fields after the name, which may hold anything: state is the first, utime and stime are the 12th and 13th.
+    let mut fields = stat.rsplit_once(')').ok_or("/proc/<pid>/stat has no name")?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next().and_then(|field| field.parse::<u32>().ok()).ok_or("/proc/<pid>/stat has no utime");
+    let ticks = ticks()?.saturating_add(ticks()?);
+    Ok(Duration::from_nanos(nanoseconds).max(TICK * ticks))
+}
+
+/// Where a router keeps responses.
+#[derive(Debug, Clone)]
+pub(crate) enum Store {
+    Memory,
+    Disk,
+    Redis(SocketAddr),
+    Cluster(Vec<SocketAddr>),
+}
+
+impl Store {
+    /// The block `response_api` of the router's config.
+    fn config(&self, disk: &Path) -> String {
+        match self {
+            Self::Memory => "{store_backend: memory}".to_owned(),
+            Self::Disk => format!("{{store_backend: disk, disk: {{path: \"{}\"}}}}", disk.display()),
+            Self::Redis(address) => format!("{{store_backend: redis, redis: {{address: \"{address}\"}}}}"),
+            Self::Cluster(nodes) => {
+                let nodes: Vec<_> = nodes.iter().map(|node| format!("\"{node}\"")).collect();
+                let nodes = nodes.join(", ");
+                format!("{{store_backend: redis, redis: {{cluster_mode: true, cluster_addresses: [{nodes}]}}}}")
+            }
+        }
+    }
+}
+
+/// The processor that changes nothing, with so many threads.
 pub(crate) async fn start_noop(
     directory: &RunDirectory,
     address: SocketAddr,
@@ -115,18 +161,22 @@ pub(crate) async fn start_noop(
     Process::start(directory, "noop", &mut command)?.listening(address).await
 }
 
-/// The router, with responses in memory.
+/// The router as its defaults have it, with this store and nothing in the log but warnings.
 pub(crate) async fn start_router(
     directory: &RunDirectory,
     address: SocketAddr,
-    threads: usize,
+    store: &Store,
+    threads: Option<usize>,
 ) -> Result<Process, Failure> {
     let [admin] = free_addresses()?;
-    let config = directory.file("router.yaml");
+    let name = RunDirectory::name("config");
+    let config = directory.file(&format!("{name}.yaml"));
+    let threads = threads.map_or_else(|| "null".to_owned(), |threads| threads.to_string());
     let text = format!(
         "server: {{listen: \"{address}\", admin_listen: \"{admin}\", threads: {threads}}}\n\
-         response_api: {{store_backend: memory}}\n\
-         telemetry: {{log_level: warn}}\n"
+         response_api: {}\n\
+         telemetry: {{log_level: warn}}\n",
+        store.config(&directory.file(&format!("{name}.redb"))),
     );
     fs::write(&config, text)?;
     let mut command = Command::new(router_program());
@@ -137,14 +187,12 @@ pub(crate) async fn start_router(
 /// An Envoy with one worker, in front of the upstream and the processor.
 pub(crate) async fn start_envoy(
     directory: &RunDirectory,
-    name: &str,
     listen: SocketAddr,
     upstream: SocketAddr,
     processor: SocketAddr,
 ) -> Result<Process, Failure> {
-    let venv = PathBuf::from(std::env::var_os("RESPONSES_ROUTER_VENV").unwrap_or_else(|| ".venv".into()));
     let [admin] = free_addresses()?;
-    let rendered = Command::new(venv.join("bin/python"))
+    let rendered = Command::new(venv().join("bin/python"))
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/envoy_config.py"))
         .args(["--listen", &listen.to_string()])
         .args(["--admin", &admin.to_string()])
@@ -154,13 +202,21 @@ pub(crate) async fn start_envoy(
     if !rendered.status.success() {
         return Err(String::from_utf8_lossy(&rendered.stderr).into_owned().into());
     }
-    let config = directory.file(&format!("{name}.yaml"));
+    let config = directory.file(&format!("{}.yaml", RunDirectory::name("envoy-config")));
     fs::write(&config, rendered.stdout)?;
-    let mut command = Command::new(venv.join("bin/envoy"));
+    let mut command = Command::new(envoy_program());
     command.arg("-c").arg(&config).args(["--concurrency", "1", "--disable-hot-restart", "-l", "warn"]);
-    Process::start(directory, name, &mut command)?.listening(listen).await
+    Process::start(directory, "envoy", &mut command)?.listening(listen).await
 }
 
-fn router_program() -> &'static Path {
+fn venv() -> PathBuf {
+    std::env::var_os("RESPONSES_ROUTER_VENV").unwrap_or_else(|| ".venv".into()).into()
+}
+
+pub(crate) fn envoy_program() -> PathBuf {
+    venv().join("bin/envoy")
+}
+
+pub(crate) fn router_program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_responses-router"))
 }
