@@ -10,6 +10,8 @@ mod figures;
 use conversation::{Api, Conversation, Heard};
 use figures::{Rounds, median, percentile, rounded, slope};
 
+type Messages = Vec<serde_json::Value>;
+
 /// A conversation of so many turns, with the tickets 1, 2, …
 fn conversation(api: Api, turns: u64) -> Conversation {
     let mut conversation = Conversation::default();
@@ -39,7 +41,7 @@ fn a_lost_a_repeated_a_swapped_and_a_foreign_turn_are_found_out() {
     let body = full.request(Api::Chat, false, 4, 100);
     let right = full.to_be_heard(4).to_string();
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
-    let said_of = |change: &dyn Fn(&mut Vec<serde_json::Value>)| {
+    let said_of = |change: &dyn Fn(&mut Messages)| {
         let mut body = body.clone();
         change(body["messages"].as_array_mut().unwrap());
         // Compact and with `role` before `content` in the source, as on the wire.
@@ -52,7 +54,7 @@ fn a_lost_a_repeated_a_swapped_and_a_foreign_turn_are_found_out() {
         Heard::of(format!(r#"{{"messages":[{}]}}"#, messages.join(",")).as_bytes()).to_string()
     };
     assert_eq!(said_of(&|_| {}), right);
-    let wrong: [&dyn Fn(&mut Vec<serde_json::Value>); 6] = [
+    let wrong: [&dyn Fn(&mut Messages); 6] = [
         &|messages| drop(messages.drain(2..4)),
         &|messages| drop(messages.drain(..6)),
         &|messages| messages.insert(2, messages[1].clone()),

@@ -24,6 +24,9 @@ use crate::mock;
 /// After so long an answer counts as lost.
 const LOST: Duration = Duration::from_secs(120);
 
+/// The same of a stream that is held open while thousands of others are opened.
+const HELD_LOST: Duration = Duration::from_secs(900);
+
 /// How many streams that are held open may be on their way at once: a listener's queue is not what is measured.
 const OPENING: usize = 64;
 
@@ -194,7 +197,8 @@ impl Connection {
         past: &Conversation,
         seen: &mut Seen,
     ) -> Result<Option<String>, Failure> {
-        let asked = tokio::time::timeout(LOST, self.exchange(api, answer, ticket, text_bytes, past, seen)).await;
+        let lost = if matches!(answer, Answer::Held { .. }) { HELD_LOST } else { LOST };
+        let asked = tokio::time::timeout(lost, self.exchange(api, answer, ticket, text_bytes, past, seen)).await;
         asked.unwrap_or_else(|_| Err("no answer".into())).map_err(|error| {
             let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
             format!("request {ticket} ({api:?}, {answer:?}): {error}{cause}").into()

@@ -9,7 +9,7 @@ use crate::results::{MemoryResult, RowResult};
 use crate::rows::{Cpu, Resident, Row};
 
 /// How long it may take until all streams are there.
-const ALL_LIVE: Duration = Duration::from_secs(120);
+const ALL_LIVE: Duration = Duration::from_secs(600);
 
 /// How long memory settles: buffers given back, idle memory returned by the allocator.
 const SETTLE: Duration = Duration::from_secs(2);

@@ -36,6 +36,7 @@ use std::process::ExitCode;
 
 use clap::{Parser as _, ValueEnum};
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::machine::Machine;
 use crate::measure::Case;
@@ -115,13 +116,23 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    match runtime.map_err(Failure::from).and_then(|runtime| runtime.block_on(run(&args))) {
+    match runtime.map_err(Failure::from).and_then(|runtime| runtime.block_on(until_stopped(&args))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let causes = std::iter::successors(failure.source(), |cause| cause.source());
             eprintln!("bench: {failure}{}", causes.map(|cause| format!(": {cause}")).collect::<String>());
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A stop from outside must not leave the processes behind: they end with what holds them.
+async fn until_stopped(args: &Args) -> Result<(), Failure> {
+    let mut terminated = signal(SignalKind::terminate())?;
+    tokio::select! {
+        ran = run(args) => ran,
+        _ = terminated.recv() => Err("stopped by SIGTERM".into()),
+        interrupted = tokio::signal::ctrl_c() => Err(interrupted.map_or_else(Failure::from, |()| "interrupted".into())),
     }
 }
 

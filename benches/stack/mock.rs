@@ -44,6 +44,9 @@ pub(crate) const HELD: &str = "x-bench-held-bytes";
 /// What a held stream's last chunk says before the number of stamped ones.
 pub(crate) const END: &str = "end";
 
+/// Over how many milliseconds held streams end once they are released.
+const ENDING_MS: u64 = 2000;
+
 /// About the size of a short answer with usage: 1.1 KB.
 const JSON_FILLER: usize = 650;
 
@@ -182,6 +185,8 @@ struct Events {
     live: Option<Live>,
     seen: Arc<Seen>,
     released: watch::Receiver<()>,
+    /// When a held stream ends; known once it is released.
+    ends: Option<tokio::time::Instant>,
 }
 
 #[derive(Clone, Copy)]
@@ -202,6 +207,14 @@ impl Drop for Live {
     }
 }
 
+/// Waits until then, or for ever.
+async fn at(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Events {
     /// What the request's headers ask for; `None` is JSON.
     fn asked_for(headers: &HeaderMap, ticket: u64, heard: Heard, seen: Arc<Seen>) -> Option<Self> {
@@ -219,6 +232,7 @@ impl Events {
             step: Step::Opening,
             live: None,
             released: seen.released.subscribe(),
+            ends: None,
             seen,
         })
     }
@@ -287,18 +301,20 @@ impl Events {
 
     /// Waits for the next stamped chunk of a held stream, or for its end.
     async fn is_released(&mut self, stamped: usize) -> bool {
-        let released = self.released.changed();
-        let Some(pace) = self.pace else {
-            // An error says that the backend itself is gone, and ends the stream as well.
-            let _ = released.await;
-            return true;
-        };
-        // Streams that were opened together must not all send at the same moment.
-        let offset = pace.mul_f64((self.ticket % 97) as f64 / 97.0);
-        let next = self.began + offset + pace * u32::try_from(stamped + 1).unwrap_or(u32::MAX);
-        tokio::select! {
-            _ = released => true,
-            () = tokio::time::sleep_until(next) => false,
+        // Streams that are held together must neither all send nor all end at the same moment.
+        let ending = Duration::from_millis(self.ticket % ENDING_MS);
+        let next = self.pace.map(|pace| {
+            let offset = pace.mul_f64((self.ticket % 97) as f64 / 97.0);
+            self.began + offset + pace * u32::try_from(stamped + 1).unwrap_or(u32::MAX)
+        });
+        loop {
+            let ends = self.ends;
+            tokio::select! {
+                // An error says that the backend itself is gone, and ends the stream as well.
+                _ = self.released.changed(), if ends.is_none() => self.ends = Some(tokio::time::Instant::now() + ending),
+                () = at(ends) => return true,
+                () = at(next) => return false,
+            }
         }
     }
 
