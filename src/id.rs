@@ -4,9 +4,11 @@
 //! reference to an item costs one read of the store and needs no index (CONTRACT §3).
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::Visitor;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The longest accepted response id in bytes, prefix included. Ours have 37.
 pub const MAX_RESPONSE_ID_BYTES: usize = 96;
@@ -18,8 +20,8 @@ const RESPONSE_PREFIX: &str = "resp_";
 /// Ids of our own making carry 32 lower-case hex digits (128 random bits). Others are accepted within this alphabet
 /// because records written by the Go semantic-router are read too; nothing that could shape a store key
 /// (`{`, `*`, `:`, white space, `/`) gets through.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct ResponseId(Box<str>);
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResponseId(Arc<str>);
 
 /// A text that is not a response id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -93,10 +95,29 @@ impl fmt::Debug for ResponseId {
     }
 }
 
+impl Serialize for ResponseId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
 impl<'de> Deserialize<'de> for ResponseId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        Self::parse(&text).map_err(serde::de::Error::custom)
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = ResponseId;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ResponseId, E> {
+                ResponseId::parse(text).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Text)
     }
 }
 

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use responses_router::id::ResponseId;
 use responses_router::sealing::{SealingKey, SealingKeys};
-use responses_router::store::{Ancestors, DiskSettings, DiskStore, Record, RecordCodec, ResponseStore, Touch};
+use responses_router::store::{
+    AncestorIds, Ancestors, DiskSettings, DiskStore, Record, RecordCodec, ResponseStore, Touch,
+};
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
@@ -50,7 +52,7 @@ fn record(number: u128, bytes: usize) -> Arc<Record> {
     let id = ResponseId::from_bits(number);
     let text = format!("{number:x} ").repeat(bytes / 8);
     let response = RawValue::from_string(format!("{{\"id\":\"{id}\",\"output_text\":\"{text}\"}}")).unwrap();
-    let ancestors = Ancestors::Listed(Vec::new());
+    let ancestors = Ancestors::Listed(AncestorIds::default());
     Arc::new(Record { id, ancestors, input: Vec::new(), interrupted: false, tenant: None, response })
 }
 

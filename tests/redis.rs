@@ -30,7 +30,7 @@ fn raw(text: String) -> Box<RawValue> {
 /// A turn after these, of about so many bytes.
 fn turn(ancestors: &[ResponseId], bytes: usize) -> Arc<Record> {
     let id = ResponseId::from_bits(rand::random());
-    let ancestors = Ancestors::Listed(ancestors.to_vec());
+    let ancestors = Ancestors::Listed(ancestors.iter().cloned().collect());
     let text = "words of a turn ".repeat(bytes / 16 + 1);
     let input = vec![raw(format!("{{\"id\":\"msg_{id}\",\"content\":\"{text}\"}}"))];
     let response = raw(format!("{{\"id\":\"{id}\",\"object\":\"response\"}}"));

@@ -12,8 +12,8 @@ use responses_router::config::{self, Compression};
 use responses_router::id::ResponseId;
 use responses_router::sealing::{SealingKey, SealingKeys};
 use responses_router::store::{
-    Ancestors, AtRest, ChainLimits, DiskSettings, DiskStore, HistoryError, Holdings, MemoryBounds, MemoryStore, Owner,
-    Record, RecordCodec, RedisStore, ResponseStore, StoreError, Touch, Wanted, history,
+    AncestorIds, Ancestors, AtRest, ChainLimits, DiskSettings, DiskStore, HistoryError, Holdings, MemoryBounds,
+    MemoryStore, Owner, Record, RecordCodec, RedisStore, ResponseStore, StoreError, Touch, Wanted, history,
 };
 use responses_router::tenant::Tenant;
 use serde_json::value::RawValue;
@@ -162,7 +162,7 @@ fn turn(ancestors: Ancestors, text: &str) -> Arc<Record> {
 }
 
 fn first() -> Arc<Record> {
-    turn(Ancestors::Listed(Vec::new()), "first")
+    turn(Ancestors::Listed(AncestorIds::default()), "first")
 }
 
 /// A child as the router makes it: from the history of its parent.
@@ -178,7 +178,7 @@ async fn chain(store: &Arc<dyn ResponseStore>, turns: usize) -> Vec<Arc<Record>>
     let mut ids = Vec::new();
     let mut records = Vec::new();
     for _ in 0..turns {
-        let record = turn(Ancestors::Listed(ids.clone()), "turn");
+        let record = turn(Ancestors::Listed(ids.iter().cloned().collect()), "turn");
         ids.push(record.id.clone());
         records.push(record);
     }
@@ -235,7 +235,7 @@ async fn the_same_record_may_be_written_twice_but_not_another_one(backend: &dyn 
     store.put(Arc::new((*record).clone())).await.unwrap();
     let others = [
         Record { input: Vec::new(), ..(*record).clone() },
-        Record { ancestors: Ancestors::Listed(vec![first().id.clone()]), ..(*record).clone() },
+        Record { ancestors: Ancestors::Listed([first().id.clone()].into_iter().collect()), ..(*record).clone() },
         Record { response: raw(record.response.get().replace("1.50", "1.5")), ..(*record).clone() },
     ];
     for other in others {
@@ -300,10 +300,11 @@ async fn a_child_never_outlives_its_ancestors_however_long_its_turn_took(backend
         }
     };
     let Ancestors::Listed(ancestors) = &child.ancestors else { panic!("not listed") };
+    let ancestors = ancestors.read().unwrap();
     let stored = Instant::now();
     loop {
         // In this order: what was gone before the child was seen was gone while it was there.
-        let above = store.load(ancestors, Touch::Keep).await.unwrap();
+        let above = store.load(&ancestors, Touch::Keep).await.unwrap();
         if read(&store, &child.id).await.is_none() {
             break;
         }
@@ -408,7 +409,7 @@ async fn a_chain_of_a_thousand_turns_comes_whole_and_in_order(backend: &dyn Back
 
 async fn a_record_of_five_megabytes_comes_back_byte_for_byte(backend: &dyn Backend) {
     let store = backend.open(LONG).await;
-    let parent = turn(Ancestors::Listed(Vec::new()), &"\u{1f40e}\\u2028 ".repeat(500_000));
+    let parent = turn(Ancestors::Listed(AncestorIds::default()), &"\u{1f40e}\\u2028 ".repeat(500_000));
     assert!(parent.payload_bytes() > 5_000_000);
     store.put(Arc::clone(&parent)).await.unwrap();
     let child = child_of(&store, &parent).await;
@@ -439,11 +440,11 @@ async fn records_that_know_only_their_parent_are_walked(backend: &dyn Backend) {
         ids.push(record.id.clone());
         parent = Some(record.id.clone());
     }
-    assert_eq!(history(&*store, &ids[2], LIMITS).await.unwrap().ancestors_of_child(), ids);
+    assert_eq!(history(&*store, &ids[2], LIMITS).await.unwrap().ancestors_of_child().read().unwrap(), ids);
     let loaded = read(&store, &ids[1]).await.unwrap();
     assert_eq!(loaded.ancestors, Ancestors::Walk(Some(ids[0].clone())));
     let child = child_of(&store, &loaded).await;
-    assert_eq!(child.ancestors, Ancestors::Listed(ids[..2].to_vec()));
+    assert_eq!(child.ancestors, Ancestors::Listed(ids[..2].iter().cloned().collect()));
 }
 
 /// The record of a tenant, written.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use responses_router::id::ResponseId;
 use responses_router::sse::Decoder;
-use responses_router::store::{Ancestors, Record};
+use responses_router::store::{AncestorIds, Ancestors, Record};
 use responses_router::translate::{
     AnswerForm, CreateRequest, End, Past, ResponseStream, Settings, Translated, Turn, request,
 };
@@ -111,7 +111,7 @@ fn answer(translated: Translated, completion: &str) -> Record {
     let plan = finished.plan();
     Record {
         id: plan.id.clone(),
-        ancestors: Ancestors::Listed(Vec::new()),
+        ancestors: Ancestors::Listed(AncestorIds::default()),
         input: plan.input.clone(),
         response,
         interrupted: false,

@@ -303,7 +303,7 @@ impl Router {
         let plan = &translated.plan;
         account.note(|facts| {
             facts.response_id = Some(plan.id.clone());
-            facts.conversation = Some(lineage.ancestors.first().unwrap_or(&plan.id).clone());
+            facts.conversation = Some(history.records.first().map_or(&plan.id, |oldest| &oldest.id).clone());
             facts.model = Some(plan.model().to_owned());
             facts.stored = if plan.store { Stored::Due } else { Stored::NotAsked };
             facts.chain = chain;

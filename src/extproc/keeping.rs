@@ -10,8 +10,7 @@ use tokio_util::task::TaskTracker;
 use crate::id::ResponseId;
 use crate::openai::responses::ResponseError;
 use crate::store::chain::{self, ChainLimits, History, HistoryError, Wanted};
-use crate::store::record::Ancestors;
-use crate::store::{FromStore, Holdings, Owner, Record, ResponseStore, StoreError, Touch};
+use crate::store::{AncestorIds, Ancestors, FromStore, Holdings, Owner, Record, ResponseStore, StoreError, Touch};
 use crate::telemetry::Account;
 use crate::telemetry::facts::Stored;
 use crate::telemetry::metrics::Metrics;
@@ -22,8 +21,8 @@ use crate::translate::{End, Finished, Outcome, ResponseStream};
 pub struct Lineage {
     /// Whose it is.
     pub owner: Owner,
-    /// The turns before it, oldest first.
-    pub ancestors: Vec<ResponseId>,
+    /// The turns before it.
+    pub ancestors: AncestorIds,
 }
 
 /// A store with deadlines. Cheap to clone. Whatever is asked of it is asked on someone's behalf ([`Holdings`]).

@@ -8,9 +8,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::record::{Ancestors, Record};
+use super::ancestors::{AncestorIds, Ancestors};
+use super::prolonging::Prolonging;
+use super::record::Record;
 use super::{FromStore, ResponseStore, StoreError, Touch};
 use crate::id::ResponseId;
 
@@ -59,13 +61,15 @@ pub struct History {
     pub records: Vec<Arc<Record>>,
     /// The turns that are referred to and are not of the chain, in no order, as far as they exist.
     pub referenced: Vec<Arc<Record>>,
+    /// Until when all of the chain are kept, in seconds since the epoch.
+    kept_until: u64,
 }
 
 impl History {
     /// The ids that a child of this history lists as its ancestors.
     #[must_use]
-    pub fn ancestors_of_child(&self) -> Vec<ResponseId> {
-        self.records.iter().map(|record| record.id.clone()).collect()
+    pub fn ancestors_of_child(&self) -> AncestorIds {
+        self.records.iter().map(|record| record.id.clone()).collect::<AncestorIds>().kept(self.kept_until)
     }
 }
 
@@ -114,7 +118,7 @@ impl FromStore for HistoryError {
 }
 
 /// Loads the parent and all turns before it, and those that are referred to; starts the time to live of each anew,
-/// longer by `limits.longest_turn`.
+/// longer by `limits.longest_turn` or more, unless it is known to be kept for so long.
 ///
 /// Two dependent loads at any depth; one more per record that does not list its ancestors, and one more for every
 /// sixteen that are referred to beyond the first fifteen, until their bytes are too many. Of a store that holds others'
@@ -132,11 +136,12 @@ pub async fn history<'a>(
     if referenced.len() > limits.max_depth {
         return Err(HistoryError::TooManyReferences { limit: limits.max_depth });
     }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let prolonging = Prolonging::new(store.ttl(), limits.longest_turn, now);
     let walk = Walk { limits, seen: HashSet::new(), newest_first: Vec::new(), bytes: 0 };
     let first: Vec<ResponseId> =
         parent.into_iter().chain(referenced.iter().filter(|id| Some(*id) != parent)).cloned().collect();
-    let refresh = Touch::Refresh { longer: limits.longest_turn };
-    let first_touch = if store.holds_others() { Touch::Keep } else { refresh };
+    let first_touch = if store.holds_others() { Touch::Keep } else { prolonging.touch() };
     let mut loaded = Loaded::default();
     for ids in first.chunks(LOADED_AT_ONCE) {
         loaded.load(store, ids, first_touch).await?;
@@ -148,8 +153,8 @@ pub async fn history<'a>(
         Touch::Keep => loaded.ids(),
         Touch::Refresh { .. } => Vec::new(),
     };
-    let prolong = prolong(store, &to_prolong, limits.longest_turn);
-    let chain = climb(store, walk, loaded, parent, refresh);
+    let prolong = prolong(store, &to_prolong, prolonging.longer);
+    let chain = climb(store, walk, loaded, parent, prolonging);
     let (history, ()) = futures_util::future::try_join(chain, prolong).await?;
     Ok(history)
 }
@@ -165,27 +170,30 @@ async fn climb(
     mut walk: Walk,
     mut loaded: Loaded,
     parent: Option<&ResponseId>,
-    touch: Touch,
+    prolonging: Prolonging,
 ) -> Result<History, HistoryError> {
-    let Some(parent) = parent else { return walk.finish(loaded) };
+    let kept_until = prolonging.kept_until;
+    let Some(parent) = parent else { return walk.finish(loaded, kept_until) };
 
     walk.enter(std::slice::from_ref(parent))?;
     let mut record = loaded.take(parent).ok_or(HistoryError::ParentNotFound)?;
     loop {
         walk.add(&record)?;
         match &record.ancestors {
-            Ancestors::Listed(ids) => {
-                walk.enter(ids)?;
-                loaded.load(store, ids, touch).await?;
+            Ancestors::Listed(listed) => {
+                let ids = listed.read()?;
+                walk.enter(&ids)?;
+                let (touch, kept_until) = prolonging.of(listed);
+                loaded.load(store, &ids, touch).await?;
                 for id in ids.iter().rev() {
                     walk.add(&loaded.take(id).ok_or(HistoryError::AncestorMissing)?)?;
                 }
-                return walk.finish(loaded);
+                return walk.finish(loaded, kept_until);
             }
-            Ancestors::Walk(None) => return walk.finish(loaded),
+            Ancestors::Walk(None) => return walk.finish(loaded, kept_until),
             Ancestors::Walk(Some(next)) => {
                 walk.enter(std::slice::from_ref(next))?;
-                loaded.load(store, std::slice::from_ref(next), touch).await?;
+                loaded.load(store, std::slice::from_ref(next), prolonging.touch()).await?;
                 record = loaded.take(next).ok_or(HistoryError::AncestorMissing)?;
             }
         }
@@ -267,7 +275,7 @@ impl Walk {
 
     /// The history, if each turn continues the one before it and the oldest continues none: a list of ancestors that
     /// was cut short would otherwise pass for a shorter chain. What is left of `loaded` is what is referred to.
-    fn finish(mut self, loaded: Loaded) -> Result<History, HistoryError> {
+    fn finish(mut self, loaded: Loaded, kept_until: u64) -> Result<History, HistoryError> {
         let referenced: Vec<Arc<Record>> = loaded.0.into_values().collect();
         for record in &referenced {
             self.count(record)?;
@@ -281,7 +289,7 @@ impl Walk {
             }
             previous = Some(&record.id);
         }
-        Ok(History { records, referenced })
+        Ok(History { records, referenced, kept_until })
     }
 }
 
@@ -306,6 +314,8 @@ mod tests {
         down: bool,
         holds_others: bool,
         prolonged: Mutex<Vec<ResponseId>>,
+        ttl: Duration,
+        touches: Mutex<Vec<Touch>>,
     }
 
     #[async_trait]
@@ -318,7 +328,10 @@ mod tests {
             let is_first = self.loads.fetch_add(1, Ordering::Relaxed) == 0;
             self.loaded.fetch_add(ids.len(), Ordering::Relaxed);
             let refresh = Touch::Refresh { longer: LIMITS.longest_turn };
-            assert_eq!(touch, if self.holds_others && is_first { Touch::Keep } else { refresh });
+            if self.ttl == Duration::ZERO {
+                assert_eq!(touch, if self.holds_others && is_first { Touch::Keep } else { refresh });
+            }
+            self.touches.lock().unwrap().push(touch);
             if self.down {
                 return Err(StoreError::Timeout);
             }
@@ -337,6 +350,10 @@ mod tests {
 
         async fn ready(&self) -> Result<(), StoreError> {
             Ok(())
+        }
+
+        fn ttl(&self) -> Duration {
+            self.ttl
         }
 
         fn holds_others(&self) -> bool {
@@ -374,6 +391,29 @@ mod tests {
         ResponseId::from_bits(number)
     }
 
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    #[tokio::test]
+    async fn ancestors_that_are_kept_for_long_enough_are_read_and_not_prolonged() {
+        let prolonged = Touch::Refresh { longer: LIMITS.longest_turn + DAY / 16 };
+        let mut store = Counting { ttl: DAY, ..Counting::chain(3) };
+        let first = history(&store, &id(3), LIMITS).await.unwrap().ancestors_of_child();
+        assert_eq!(*store.touches.lock().unwrap(), [prolonged, prolonged]);
+
+        store = store.with(4, Ancestors::Listed(first.clone()));
+        store.touches.lock().unwrap().clear();
+        let second = history(&store, &id(4), LIMITS).await.unwrap().ancestors_of_child();
+        assert_eq!(*store.touches.lock().unwrap(), [prolonged, Touch::Keep]);
+        // The parent is kept longer than the turns above it, of which nothing new is known.
+        assert_eq!(second.kept_until(), first.kept_until());
+
+        // What a turn that takes longer would need is not known to be kept.
+        store.touches.lock().unwrap().clear();
+        let long = ChainLimits { longest_turn: LIMITS.longest_turn + DAY / 16, ..LIMITS };
+        history(&store, &id(4), long).await.unwrap();
+        assert!(!store.touches.lock().unwrap().contains(&Touch::Keep));
+    }
+
     fn listed(numbers: impl IntoIterator<Item = u128>) -> Ancestors {
         Ancestors::Listed(numbers.into_iter().map(id).collect())
     }
@@ -386,7 +426,7 @@ mod tests {
         ChainLimits { max_depth: 1000, max_bytes: 1 << 20, longest_turn: Duration::from_secs(60) };
 
     async fn load(store: &Counting, parent: u128, limits: ChainLimits) -> Result<Vec<ResponseId>, HistoryError> {
-        history(store, &id(parent), limits).await.map(|history| history.ancestors_of_child())
+        history(store, &id(parent), limits).await.map(|history| history.ancestors_of_child().read().unwrap())
     }
 
     async fn load_with(

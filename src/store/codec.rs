@@ -110,7 +110,7 @@ mod tests {
         let response = format!("{{\"id\":\"{id}\",\"object\":\"response\",\"output_text\":\"MARKER\"}}");
         Record {
             response: RawValue::from_string(response).unwrap(),
-            ancestors: Ancestors::Listed(vec![ResponseId::from_bits(99)]),
+            ancestors: Ancestors::Listed([ResponseId::from_bits(99)].into_iter().collect()),
             input: vec![RawValue::from_string("{\"content\":\"MARKER\"}".to_owned()).unwrap()],
             interrupted: true,
             tenant: tenant.map(|name| Tenant::named(name.as_bytes())),

@@ -126,6 +126,10 @@ impl ResponseStore for Holdings {
         self.store.ready().await
     }
 
+    fn ttl(&self) -> Duration {
+        self.store.ttl()
+    }
+
     fn holds_others(&self) -> bool {
         self.among_others
     }
@@ -149,7 +153,7 @@ mod tests {
 
     use super::*;
     use crate::sealing::{SealingKey, SealingKeys};
-    use crate::store::{Ancestors, DiskSettings, DiskStore, RecordCodec};
+    use crate::store::{AncestorIds, Ancestors, DiskSettings, DiskStore, RecordCodec};
 
     const LONGER: Touch = Touch::Refresh { longer: Duration::ZERO };
 
@@ -165,7 +169,7 @@ mod tests {
     fn record(number: u128, owner: Owner) -> Arc<Record> {
         let id = ResponseId::from_bits(number);
         let response = RawValue::from_string(format!("{{\"id\":\"{id}\",\"object\":\"response\"}}")).unwrap();
-        let (ancestors, tenant) = (Ancestors::Listed(Vec::new()), owner.tenant());
+        let (ancestors, tenant) = (Ancestors::Listed(AncestorIds::default()), owner.tenant());
         Arc::new(Record { id, ancestors, input: Vec::new(), response, interrupted: false, tenant })
     }
 

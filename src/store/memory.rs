@@ -208,6 +208,10 @@ impl ResponseStore for MemoryStore {
         Ok(())
     }
 
+    fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
     fn place_of(&self, _: Tenant) -> Option<Arc<dyn ResponseStore>> {
         None
     }
@@ -274,14 +278,14 @@ mod tests {
     use serde_json::value::RawValue;
 
     use super::*;
-    use crate::store::Ancestors;
+    use crate::store::{AncestorIds, Ancestors};
 
     fn record(number: u128, payload: usize) -> Arc<Record> {
         let response = RawValue::from_string(format!("{{\"x\":\"{}\"}}", "x".repeat(payload))).unwrap();
         let id = ResponseId::from_bits(number);
         Arc::new(Record {
             id,
-            ancestors: Ancestors::Listed(Vec::new()),
+            ancestors: Ancestors::Listed(AncestorIds::default()),
             input: Vec::new(),
             response,
             interrupted: false,

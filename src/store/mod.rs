@@ -3,6 +3,7 @@
 //! A backend knows nothing of Envoy, of chat or of the wire; it keeps records by id. Two rules hold for every backend
 //! (CONTRACT §9): a transport error is never "not found", and a record that was acknowledged can be read at once.
 
+pub mod ancestors;
 pub mod chain;
 mod codec;
 pub mod disk;
@@ -10,6 +11,7 @@ pub mod figures;
 mod foreign;
 pub mod holdings;
 pub mod memory;
+mod prolonging;
 pub mod record;
 pub mod redis;
 
@@ -20,13 +22,14 @@ use async_trait::async_trait;
 
 use crate::id::ResponseId;
 use crate::tenant::Tenant;
+pub use ancestors::{AncestorIds, Ancestors};
 pub use chain::{ChainLimits, History, HistoryError, Wanted, history};
 pub use codec::RecordCodec;
 pub use disk::{DiskSettings, DiskStore};
 pub use figures::{Figure, FigureKind};
 pub use holdings::{Holdings, Owner};
 pub use memory::{MemoryBounds, MemoryStore};
-pub use record::{Ancestors, Record};
+pub use record::Record;
 pub use redis::{AtRest, RedisConfigError, RedisStore};
 
 /// Whether reading a record also starts its time to live anew.
@@ -78,6 +81,9 @@ pub trait ResponseStore: Send + Sync + 'static {
     /// # Errors
     /// The [`StoreError`] that an operation would meet now.
     async fn ready(&self) -> Result<(), StoreError>;
+
+    /// How long a record is kept after it was written or last prolonged, at least.
+    fn ttl(&self) -> Duration;
 
     /// Whether an id may name a record of this store that is none of the asker's: such a one is not returned, and nothing
     /// may be prolonged before it is known whose it is.

@@ -14,12 +14,14 @@
 //! {"id":"resp_…","object":"response","responses_router":{"version":2,"sealed":{"key":"…","salt":"…","data":"…"}}}
 //! ```
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use super::ancestors::{AncestorIds, Ancestors};
 use super::{StoreError, foreign};
 use crate::id::{ItemPrefix, ResponseId};
 use crate::openai::raw::RawObject;
@@ -79,21 +81,12 @@ pub(super) struct Sealed<'a> {
     pub(super) text: SealedText<'a>,
 }
 
-/// What a record knows of the turns before its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ancestors {
-    /// All of them, oldest first, the parent last; empty for the first turn.
-    Listed(Vec<ResponseId>),
-    /// The parent only, as in records of the Go semantic-router: the chain has to be walked.
-    Walk(Option<ResponseId>),
-}
-
 impl Record {
     /// The turn that this one continues.
     #[must_use]
     pub fn parent(&self) -> Option<&ResponseId> {
         match &self.ancestors {
-            Ancestors::Listed(ids) => ids.last(),
+            Ancestors::Listed(ids) => ids.parent(),
             Ancestors::Walk(parent) => parent.as_ref(),
         }
     }
@@ -109,8 +102,8 @@ impl Record {
     pub fn size_bytes(&self) -> usize {
         let id = |id: &ResponseId| size_of::<ResponseId>() + ALLOCATION_OVERHEAD_BYTES + id.as_str().len();
         let ancestors: usize = match &self.ancestors {
-            Ancestors::Listed(ids) => ids.iter().map(id).sum(),
-            Ancestors::Walk(parent) => parent.iter().map(id).sum(),
+            Ancestors::Listed(ids) => ALLOCATION_OVERHEAD_BYTES + ids.json().get().len() + ids.parent().map_or(0, id),
+            Ancestors::Walk(parent) => parent.as_ref().map_or(0, id),
         };
         let items = self.input.len() * (size_of::<Box<RawValue>>() + ALLOCATION_OVERHEAD_BYTES);
         size_of::<Self>() + 3 * ALLOCATION_OVERHEAD_BYTES + id(&self.id) + ancestors + items + self.payload_bytes()
@@ -124,13 +117,19 @@ impl Record {
         let members = self.response.get().trim().strip_prefix('{').and_then(|text| text.strip_suffix('}'));
         let members = members.unwrap_or_default().trim();
         let ancestors = match &self.ancestors {
-            Ancestors::Listed(ids) => Some(ids.as_slice()),
+            Ancestors::Listed(ids) => Some(ids),
             Ancestors::Walk(_) => None,
         };
         // A number and a list of ids always serialise; an empty text in their place could not be read back.
         let incomplete_reason = self.interrupted.then_some(INTERRUPTED);
         let version = if self.tenant.is_some() { RECORD_VERSION } else { OPEN_VERSION };
-        let ours = OursOut { version, tenant: self.tenant, ancestors, incomplete_reason };
+        let ours = OursOut {
+            version,
+            tenant: self.tenant,
+            ancestors: ancestors.map(AncestorIds::json),
+            ancestors_kept_until: ancestors.map(AncestorIds::kept_until).filter(|until| *until > 0),
+            incomplete_reason,
+        };
         let ours = serde_json::to_string(&ours).unwrap_or_default();
 
         let mut text = String::with_capacity(self.payload_bytes() + self.input.len() + ours.len() + 64);
@@ -173,7 +172,7 @@ impl Record {
     /// The same for what may be sealed.
     pub(super) fn read<'a>(expected: &ResponseId, bytes: &'a [u8]) -> Result<Stored<'a>, StoreError> {
         let text = std::str::from_utf8(bytes).map_err(|_| corrupt("not UTF-8"))?;
-        let document: Document<'_> = serde_json::from_str(text).map_err(|error| unreadable("document", &error))?;
+        let document = Document::parse(text)?;
         let id: Option<ResponseId> = document.read("id")?;
         if id.as_ref() != Some(expected) {
             return Err(corrupt("it carries another id than its key"));
@@ -206,13 +205,17 @@ impl Record {
     fn decode_own(id: &ResponseId, document: &Document<'_>, ours: OursIn<'_>) -> Result<Self, StoreError> {
         let interrupted = ours.incomplete_reason.as_deref() == Some(INTERRUPTED);
         let ancestors = match ours.ancestors {
-            Some(ids) => Ancestors::Listed(ids),
+            Some(ids) => Ancestors::Listed(AncestorIds::stored(ids, ours.ancestors_kept_until)?),
             None => Ancestors::Walk(document.previous()?),
         };
         let input = document.read(INPUT)?.ok_or_else(|| corrupt("it has no input"))?;
         // Ours come last: were the response itself to have such members, they would stay with it.
         let members = [document.last(INPUT), document.last(OURS)];
-        let response = document.join(|index| !members.contains(&Some(index)))?;
+        let response = match document.before(members) {
+            Some(response) => response,
+            None => document.join(|index| !members.contains(&Some(index)))?,
+        };
+        let response = RawValue::from_string(response).map_err(|error| unreadable("document", &error))?;
         Ok(Self { id: id.clone(), ancestors, input, response, interrupted, tenant: ours.tenant })
     }
 
@@ -225,7 +228,7 @@ impl Record {
         let input = items.into_iter().enumerate().map(|(ordinal, item)| with_id(item, id, ordinal)).collect();
         // `ttl` is the other router's bookkeeping, not part of the response.
         let response = document.join(|index| !matches!(document.key(index), Some(INPUT | "ttl")))?;
-        let response = serde_json::from_str(response.get()).map_err(|error| unreadable("document", &error))?;
+        let response = serde_json::from_str(&response).map_err(|error| unreadable("document", &error))?;
         let response = foreign::completed(id, &response).ok_or_else(|| corrupt("its response is not readable"))?;
         Ok(Self { id: id.clone(), ancestors, input, response, interrupted: false, tenant: None })
     }
@@ -277,7 +280,9 @@ struct OursOut<'a> {
     version: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     tenant: Option<Tenant>,
-    ancestors: Option<&'a [ResponseId]>,
+    ancestors: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ancestors_kept_until: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     incomplete_reason: Option<&'static str>,
 }
@@ -303,30 +308,47 @@ struct OursIn<'a> {
     /// One that cannot be read makes the record unreadable: it must not pass for everybody's.
     #[serde(default)]
     tenant: Option<Tenant>,
+    #[serde(default, borrow)]
+    ancestors: Option<&'a RawValue>,
     #[serde(default)]
-    ancestors: Option<Vec<ResponseId>>,
+    ancestors_kept_until: u64,
     #[serde(default)]
     incomplete_reason: Option<String>,
     #[serde(default, borrow)]
     sealed: Option<SealedText<'a>>,
 }
 
-/// The members of a stored document in their order, repeated ones included.
-struct Document<'a>(Vec<(String, &'a RawValue)>);
+/// A stored document.
+struct Document<'a> {
+    text: &'a str,
+    members: Members<'a>,
+}
+
+/// The members of a document in their order, repeated ones included.
+struct Members<'a>(Vec<(Key<'a>, &'a RawValue)>);
+
+/// The name of a member.
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl<'a> Document<'a> {
+    fn parse(text: &'a str) -> Result<Self, StoreError> {
+        let members = serde_json::from_str(text).map_err(|error| unreadable("document", &error))?;
+        Ok(Self { text, members })
+    }
+
     fn key(&self, index: usize) -> Option<&str> {
-        self.0.get(index).map(|(key, _)| key.as_str())
+        self.members.0.get(index).map(|(key, _)| &*key.0)
     }
 
     /// Where the member is that counts, the last of its name.
     fn last(&self, key: &str) -> Option<usize> {
-        self.0.iter().rposition(|(name, _)| name == key)
+        self.members.0.iter().rposition(|(name, _)| name.0 == key)
     }
 
     /// Reads a member; absent and null are `None`.
     fn read<T: Deserialize<'a>>(&self, key: &str) -> Result<Option<T>, StoreError> {
-        let Some((_, value)) = self.last(key).and_then(|index| self.0.get(index)) else { return Ok(None) };
+        let Some((_, value)) = self.last(key).and_then(|index| self.members.0.get(index)) else { return Ok(None) };
         serde_json::from_str(value.get()).map_err(|error| unreadable(key, &error))
     }
 
@@ -337,55 +359,66 @@ impl<'a> Document<'a> {
         id.map_err(|_| corrupt("its previous_response_id is not a response id"))
     }
 
+    /// The object of all members before these two, as it stands there; `None` if they are not the last ones.
+    fn before(&self, last: [Option<usize>; 2]) -> Option<String> {
+        let first = self.members.0.len().checked_sub(last.len())?;
+        if last != [Some(first), Some(first + 1)] {
+            return None;
+        }
+        let (_, value) = self.members.0.get(first.checked_sub(1)?)?;
+        let end = value.get().as_bytes().as_ptr_range().end.addr().checked_sub(self.text.as_ptr().addr())?;
+        Some([self.text.get(..end)?, "}"].concat())
+    }
+
     /// The members that `keep` picks by their place, as one compact object.
-    fn join(&self, keep: impl Fn(usize) -> bool) -> Result<Box<RawValue>, StoreError> {
-        let length: usize = self.0.iter().map(|(key, value)| key.len() + value.get().len() + 4).sum();
+    fn join(&self, keep: impl Fn(usize) -> bool) -> Result<String, StoreError> {
+        let length: usize = self.members.0.iter().map(|(key, value)| key.0.len() + value.get().len() + 4).sum();
         let mut text = String::with_capacity(length + 2);
         text.push('{');
-        for (_, (key, value)) in self.0.iter().enumerate().filter(|(index, _)| keep(*index)) {
+        for (_, (key, value)) in self.members.0.iter().enumerate().filter(|(index, _)| keep(*index)) {
             if text.len() > 1 {
                 text.push(',');
             }
-            let key = serde_json::to_string(key).map_err(|error| unreadable("document", &error))?;
+            let key = serde_json::to_string(&key.0).map_err(|error| unreadable("document", &error))?;
             text.push_str(&key);
             text.push(':');
             text.push_str(value.get());
         }
         text.push('}');
-        RawValue::from_string(text).map_err(|error| unreadable("document", &error))
+        Ok(text)
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Document<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
+        struct InOrder;
 
-        impl<'de> Visitor<'de> for Members {
-            type Value = Document<'de>;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
                 let mut members = Vec::with_capacity(48);
-                while let Some(member) = map.next_entry::<String, &'de RawValue>()? {
+                while let Some(member) = map.next_entry::<Key<'de>, &'de RawValue>()? {
                     members.push(member);
                 }
-                Ok(Document(members))
+                Ok(Members(members))
             }
         }
 
-        deserializer.deserialize_map(Members)
+        deserializer.deserialize_map(InOrder)
     }
 }
 
-fn corrupt(reason: impl Into<String>) -> StoreError {
+pub(super) fn corrupt(reason: impl Into<String>) -> StoreError {
     StoreError::Corrupt(reason.into())
 }
 
 /// Without the parser's own words, which quote the value.
-fn unreadable(what: &str, error: &serde_json::Error) -> StoreError {
+pub(super) fn unreadable(what: &str, error: &serde_json::Error) -> StoreError {
     corrupt(format!("{what}: {:?} error at line {} column {}", error.classify(), error.line(), error.column()))
 }
 
@@ -413,7 +446,7 @@ mod tests {
     fn record(response: &str) -> Record {
         Record {
             id: id(3),
-            ancestors: Ancestors::Listed(vec![id(1), id(2)]),
+            ancestors: Ancestors::Listed([id(1), id(2)].into_iter().collect()),
             input: vec![raw(r#"{"id":"msg_3_0","type":"message"}"#), raw(r#"{"id":"x","n":1.50}"#)],
             response: raw(response),
             interrupted: false,
@@ -469,8 +502,24 @@ mod tests {
             r#""responses_router":{"version":1,"owner":{"x":1},"ancestors":[],"codec":"none"}}"#
         );
         let record = Record::decode(&id(3), text.as_bytes()).unwrap();
-        assert_eq!(record.ancestors, Ancestors::Listed(Vec::new()));
+        assert_eq!(record.ancestors, Ancestors::Listed(AncestorIds::default()));
         assert_eq!(record.response.get(), r#"{"id":"resp_00000000000000000000000000000003","later":[1, 2]}"#);
+    }
+
+    #[test]
+    fn a_record_tells_until_when_its_ancestors_are_kept_and_earlier_releases_told_nothing() {
+        let mut record = record(r#"{"id":"resp_00000000000000000000000000000003"}"#);
+        let known = [id(1), id(2)].into_iter().collect::<AncestorIds>().kept(1_700_000_000);
+        record.ancestors = Ancestors::Listed(known);
+        let text = String::from_utf8(record.encode()).unwrap();
+        let until = ",\"ancestors_kept_until\":1700000000";
+        assert!(text.ends_with(&format!("\"resp_00000000000000000000000000000002\"]{until}}}}}")), "{text}");
+        let kept = |text: &str| match Record::decode(&id(3), text.as_bytes()).unwrap().ancestors {
+            Ancestors::Listed(ids) => (ids.read().unwrap(), ids.kept_until()),
+            Ancestors::Walk(_) => panic!("not listed"),
+        };
+        assert_eq!(kept(&text), (vec![id(1), id(2)], 1_700_000_000));
+        assert_eq!(kept(&text.replace(until, "")), (vec![id(1), id(2)], 0));
     }
 
     #[test]
@@ -563,6 +612,7 @@ mod tests {
         fn every_record_comes_back_byte_for_byte(
             bits in any::<u128>(),
             ancestors in prop::collection::vec(any::<u128>(), 0..8),
+            kept_until in any::<u64>(),
             input in prop::collection::vec(json(), 0..5),
             members in prop::collection::vec((any::<String>(), json()), 0..8),
             interrupted in any::<bool>(),
@@ -573,7 +623,7 @@ mod tests {
             response.extend(members.into_iter().filter(|(key, _)| key != "id"));
             let record = Record {
                 id: id(bits),
-                ancestors: Ancestors::Listed(ancestors.into_iter().map(id).collect()),
+                ancestors: Ancestors::Listed(ancestors.into_iter().map(id).collect::<AncestorIds>().kept(kept_until)),
                 input: input.iter().map(|item| raw(&item.to_string())).collect(),
                 response: raw(&serde_json::Value::Object(response).to_string()),
                 interrupted,

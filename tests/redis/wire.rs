@@ -198,7 +198,7 @@ async fn a_chain_that_the_go_router_wrote_is_walked() {
         ids.push(id);
     }
     let loaded = history(&*store, &ids[2], LIMITS).await.unwrap();
-    assert_eq!(loaded.ancestors_of_child(), ids);
+    assert_eq!(loaded.ancestors_of_child().read().unwrap(), ids);
     assert_eq!(loaded.records[1].ancestors, Ancestors::Walk(Some(ids[0].clone())));
     server().cli(&["DEL", &key(&config, &ids[0])]);
     assert!(matches!(history(&*store, &ids[2], LIMITS).await, Err(HistoryError::AncestorMissing)));
@@ -271,6 +271,30 @@ async fn on_a_cluster_a_record_lies_on_one_master_and_its_replica() {
     // A repeated write waits for the replica too.
     store.put(Arc::clone(&record)).await.unwrap();
     assert!(matches!(store.put(Arc::new((*turn(&[], 1)).clone())).await, Ok(())));
+}
+
+/// Each turn is made as the router makes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_chain_in_steady_use_the_parent_alone_is_written_to_and_a_child_never_outlives_what_is_above_it() {
+    let server = Server::start(&[]);
+    let config = server.config();
+    let day = Duration::from_secs(24 * 3600);
+    let store = RedisStore::open(&config, day, DEADLINE, AtRest::default()).await.unwrap();
+    store.ready().await.unwrap();
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    let mut ids: Vec<ResponseId> = Vec::new();
+    for _ in 0..10 {
+        let mut record = (*turn(&[], 100)).clone();
+        if let Some(parent) = ids.last() {
+            record.ancestors = Ancestors::Listed(history(&store, parent, LIMITS).await.unwrap().ancestors_of_child());
+        }
+        store.put(Arc::new(record.clone())).await.unwrap();
+        let lives = |id: &ResponseId| server.cli(&["PEXPIRETIME", &key(&config, id)]).trim().parse::<u64>().unwrap();
+        assert!(ids.iter().all(|above| lives(above) > lives(&record.id)));
+        ids.push(record.id);
+    }
+    let above_parents = (1..=8).sum();
+    assert_eq!((server.calls("getex"), server.calls("get"), server.calls("set")), (9, above_parents, 10));
 }
 
 /// The table of the README: `cargo test --release --test it load_times -- --ignored --nocapture`.

@@ -235,6 +235,10 @@ impl ResponseStore for DiskStore {
         if !alive || self.file.is_failing() { Err(not_written()) } else { Ok(()) }
     }
 
+    fn ttl(&self) -> Duration {
+        Duration::from_millis(self.ttl)
+    }
+
     fn place_of(&self, _: Tenant) -> Option<Arc<dyn ResponseStore>> {
         None
     }

@@ -10,7 +10,7 @@ use redb::backends::FileBackend;
 use serde_json::value::RawValue;
 
 use super::*;
-use crate::store::Ancestors;
+use crate::store::{AncestorIds, Ancestors};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -45,7 +45,7 @@ fn record(number: u128, payload: usize) -> Arc<Record> {
     let id = ResponseId::from_bits(number);
     let response = format!("{{\"id\":\"{id}\",\"x\":\"{}\"}}", "x".repeat(payload));
     let response = RawValue::from_string(response).unwrap();
-    let ancestors = Ancestors::Listed(Vec::new());
+    let ancestors = Ancestors::Listed(AncestorIds::default());
     Arc::new(Record { id, ancestors, input: Vec::new(), interrupted: false, tenant: None, response })
 }
 

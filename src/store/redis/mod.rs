@@ -314,6 +314,10 @@ impl ResponseStore for RedisStore {
         }
     }
 
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(u64::try_from(self.shared.ttl_seconds).unwrap_or_default())
+    }
+
     fn place_of(&self, tenant: Tenant) -> Option<Arc<dyn ResponseStore>> {
         let place = || Self { keys: self.keys.of(tenant), ..self.clone() };
         self.shared.tenant_in_key.then(|| Arc::new(place()) as Arc<dyn ResponseStore>)
