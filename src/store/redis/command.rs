@@ -1,6 +1,8 @@
 //! Commands: how many at once, for how long, and how often.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,6 +11,7 @@ use fred::interfaces::{ClientLike as _, KeysInterface};
 use fred::types::config::Options;
 use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
 use fred::util::redis_keyslot;
+use futures_util::future::{join_all, maybe_done};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::counters::Reason;
@@ -194,46 +197,171 @@ impl Commands {
         }
     }
 
-    /// Sends a command; those of one turn go out together.
-    pub(super) async fn run(&self, turn: usize, command: &Command, deadline: Instant) -> Result<Value, StoreError> {
+    fn once<'a>(&self, command: &'a Command) -> Once<'a> {
         let longest = match command {
             Command::Read { .. } | Command::ReadAndTouch { .. } => self.read_timeout,
             Command::Create { .. } | Command::Touch { .. } | Command::Remove { .. } => self.write_timeout,
         };
-        retrying(&self.pool, turn, &Once { command, longest }, deadline).await
+        Once { command, longest }
+    }
+
+    /// Sends a command.
+    pub(super) async fn run(&self, command: &Command, deadline: Instant) -> Result<Value, StoreError> {
+        retrying(&self.pool, self.pool.turn(), &self.once(command), deadline, None).await
+    }
+
+    /// Sends commands that may be repeated, all at once; their answers in the same order.
+    pub(super) async fn run_all(&self, commands: &[Command], deadline: Instant) -> Result<Vec<Value>, StoreError> {
+        if let [command] = commands {
+            return Ok(vec![self.run(command, deadline).await?]);
+        }
+        // One turn for all: they go out together.
+        let turn = self.pool.turn();
+        let mut volleys: Vec<Volley<'_>> = Vec::new();
+        for (place, command) in commands.iter().enumerate() {
+            let once = self.once(command);
+            let node = self.pool.owner(redis_keyslot(once.key().as_bytes()));
+            let is_one = |volley: &&mut Volley<'_>| {
+                volley.commands.len() < VOLLEY
+                    && volley.node.as_ref().map(Arc::as_ptr) == node.as_ref().map(Arc::as_ptr)
+            };
+            match volleys.iter_mut().rev().find(is_one) {
+                Some(volley) => volley.commands.push((place, once)),
+                None => volleys.push(Volley { node, commands: vec![(place, once)] }),
+            }
+        }
+        let answers = join_all(volleys.into_iter().map(|volley| volley.send(&self.pool, turn, deadline))).await;
+        let mut values: Vec<Value> = commands.iter().map(|_| Value::Null).collect();
+        for volley in answers {
+            for (place, answer) in volley? {
+                if let Some(value) = values.get_mut(place) {
+                    *value = answer;
+                }
+            }
+        }
+        Ok(values)
     }
 }
 
-/// Tries until it succeeds, cannot, or the deadline has passed.
+/// The most commands that are sent as one: what a long chain needs is sent in some pieces, so that a node's room, which
+/// each takes as a whole, goes round among all that wait for it.
+const VOLLEY: usize = 64;
+
+/// Commands for one node, with their places among all.
+struct Volley<'a> {
+    node: Option<Arc<Node>>,
+    commands: Vec<(usize, Once<'a>)>,
+}
+
+impl Volley<'_> {
+    /// The answers with their places. What goes wrong with one command is tried again by itself.
+    async fn send(self, pool: &Pool, turn: usize, deadline: Instant) -> Result<Vec<(usize, Value)>, StoreError> {
+        let link = self.node.as_ref().and_then(|node| Some((node, node.link(Once::LANE, turn)?)));
+        let results = match link {
+            Some((node, link)) => {
+                let (counters, count) = (pool.counters(), self.commands.len());
+                let _under_way = counters.begin(count);
+                let _room = node.room(count, deadline).await.inspect_err(|_| counters.refused_busy.one())?;
+                self.send_by(&link, left(deadline)).await
+            }
+            None => self.commands.iter().map(|_| Err(failure::nowhere())).collect(),
+        };
+        let mut answers = Vec::with_capacity(results.len());
+        let mut again = Vec::new();
+        for ((place, once), result) in self.commands.iter().zip(results) {
+            match result {
+                Ok(value) => answers.push((*place, value)),
+                Err(error) => again.push((*place, once, Failed { node: self.node.clone(), error })),
+            }
+        }
+        let again = again.into_iter().map(async |(place, once, failed)| {
+            let settled = retrying(pool, turn, once, deadline, Some(failed)).await;
+            settled.map(|value| (place, value))
+        });
+        for answer in join_all(again).await {
+            answers.push(answer?);
+        }
+        Ok(answers)
+    }
+
+    async fn send_by(&self, link: &Link, left: Duration) -> Vec<Result<Value, Error>> {
+        let longest = self.commands.iter().map(|(_, once)| once.longest).min().unwrap_or_default();
+        let options = Options { timeout: Some(left.min(longest)), ..Options::default() };
+        let client = link.with(&options);
+        let mut results = Vec::with_capacity(self.commands.len());
+        let answered = async {
+            let sent = self.commands.iter().map(|(_, once)| Box::pin(maybe_done(once.send_by(&client))));
+            let mut sent: Vec<_> = sent.collect();
+            // fred sends a command when it is first asked for the answer.
+            poll_fn(|context| {
+                for one in &mut sent {
+                    let _ = one.as_mut().poll(context);
+                }
+                Poll::Ready(())
+            })
+            .await;
+            // One connection answers in order: to wait for all of them at once would be to ask each at every answer.
+            for one in &mut sent {
+                one.as_mut().await;
+                results.extend(one.as_mut().take_output());
+            }
+        };
+        tokio::select! {
+            () = answered => {}
+            () = link.ended() => {}
+        }
+        let ended = || Err(Error::new(ErrorKind::Canceled, "the connection ended"));
+        results.resize_with(self.commands.len(), ended);
+        // The last answer stands for all before it.
+        for result in results.iter().filter(|result| result.is_err()).chain(results.last()) {
+            link.note(result);
+        }
+        results
+    }
+}
+
+/// An attempt that did not succeed.
+pub(super) struct Failed {
+    node: Option<Arc<Node>>,
+    error: Error,
+}
+
+/// Tries until it succeeds, cannot, or the deadline has passed. The first attempt may have been made already.
 pub(super) async fn retrying<A: Attempt>(
     pool: &Pool,
     mut turn: usize,
     attempt: &A,
     deadline: Instant,
+    mut failed: Option<Failed>,
 ) -> Result<A::Reply, StoreError> {
     let counters = pool.counters();
-    let _under_way = counters.begin();
+    let _under_way = counters.begin(1);
     let slot = redis_keyslot(attempt.key().as_bytes());
     let mut pause = FIRST_PAUSE;
     let mut asked: Option<Arc<Node>> = None;
     loop {
-        let asking = asked.is_some();
-        let node = asked.take().or_else(|| pool.owner(slot));
-        let result = match node.as_ref().and_then(|node| Some((node, node.link(A::LANE, turn)?))) {
-            Some((node, link)) => {
-                let _room = node.room(deadline).await.inspect_err(|_| counters.refused_busy.one())?;
-                let result = tokio::select! {
-                    result = attempt.send(&link, asking, left(deadline)) => result,
-                    () = link.ended() => Err(Error::new(ErrorKind::Canceled, "the connection ended")),
+        let Failed { node, error } = match failed.take() {
+            Some(failed) => failed,
+            None => {
+                let asking = asked.is_some();
+                let node = asked.take().or_else(|| pool.owner(slot));
+                let result = match node.as_ref().and_then(|node| Some((node, node.link(A::LANE, turn)?))) {
+                    Some((node, link)) => {
+                        let _room = node.room(1, deadline).await.inspect_err(|_| counters.refused_busy.one())?;
+                        let result = tokio::select! {
+                            result = attempt.send(&link, asking, left(deadline)) => result,
+                            () = link.ended() => Err(Error::new(ErrorKind::Canceled, "the connection ended")),
+                        };
+                        link.note(&result);
+                        result
+                    }
+                    None => Err(failure::nowhere()),
                 };
-                link.note(&result);
-                result
+                match result {
+                    Ok(value) => return Ok(value),
+                    Err(error) => Failed { node, error },
+                }
             }
-            None => Err(failure::nowhere()),
-        };
-        let error = match result {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
         };
         let failure = failure::failure(&error, pool.is_clustered());
         let reason = Reason::of(&error, failure);

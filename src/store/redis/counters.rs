@@ -131,20 +131,24 @@ pub(super) struct Moment {
     pub(super) masters: usize,
 }
 
-/// A command under way, until it is dropped.
-pub(super) struct UnderWay<'a>(&'a AtomicU64);
+/// Commands under way, until it is dropped.
+pub(super) struct UnderWay<'a> {
+    all: &'a AtomicU64,
+    these: u64,
+}
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.all.fetch_sub(self.these, Ordering::Relaxed);
     }
 }
 
 impl Counters {
-    /// One more command is under way.
-    pub(super) fn begin(&self) -> UnderWay<'_> {
-        self.under_way.fetch_add(1, Ordering::Relaxed);
-        UnderWay(&self.under_way)
+    /// So many more commands are under way.
+    pub(super) fn begin(&self, commands: usize) -> UnderWay<'_> {
+        let these = u64::try_from(commands).unwrap_or(u64::MAX);
+        self.under_way.fetch_add(these, Ordering::Relaxed);
+        UnderWay { all: &self.under_way, these }
     }
 
     /// Takes note of a redirection, whether or not it is followed.

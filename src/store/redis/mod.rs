@@ -44,7 +44,6 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use fred::types::Value;
-use futures_util::future::join_all;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -354,7 +353,7 @@ impl Shared {
                 Some(durability) => durability.create(&key, &value, ttl_seconds, deadline).await?,
                 None => {
                     let create = Command::Create { key: key.clone(), value: value.clone(), ttl_seconds };
-                    !self.commands.run(self.pool.turn(), &create, deadline).await?.is_null()
+                    !self.commands.run(&create, deadline).await?.is_null()
                 }
             };
             if written {
@@ -363,7 +362,7 @@ impl Shared {
             }
             // There is something. A first attempt whose answer was lost looks like this too.
             let read = Command::Read { key: key.clone() };
-            let Some(found) = bytes(self.commands.run(self.pool.turn(), &read, deadline).await?)? else {
+            let Some(found) = bytes(self.commands.run(&read, deadline).await?)? else {
                 if Instant::now() >= deadline {
                     return Err(StoreError::Timeout);
                 }
@@ -387,17 +386,12 @@ impl Shared {
         keys: Vec<String>,
         touch: Touch,
     ) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
-        let deadline = self.deadline();
-        // One turn for all: they go out together.
-        let turn = self.pool.turn();
-        let replies = keys.into_iter().map(async |key| {
-            let command = match touch {
-                Touch::Keep => Command::Read { key },
-                Touch::Refresh { longer } => Command::ReadAndTouch { key, ttl_seconds: self.lifetime(longer) },
-            };
-            bytes(self.commands.run(turn, &command, deadline).await?)
+        let reads = keys.into_iter().map(|key| match touch {
+            Touch::Keep => Command::Read { key },
+            Touch::Refresh { longer } => Command::ReadAndTouch { key, ttl_seconds: self.lifetime(longer) },
         });
-        let replies = join_all(replies).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let replies = self.commands.run_all(&reads.collect::<Vec<_>>(), self.deadline()).await?;
+        let replies = replies.into_iter().map(bytes).collect::<Result<Vec<_>, _>>()?;
         let total = replies.iter().flatten().map(Bytes::len).sum();
         self.pool.counters().bytes_read.add_bytes(total);
         let values = self.values.clone();
@@ -412,18 +406,13 @@ impl Shared {
     }
 
     async fn refresh(&self, keys: Vec<String>, longer: Duration) -> Result<(), StoreError> {
-        let deadline = self.deadline();
-        let turn = self.pool.turn();
-        let touched = keys.into_iter().map(async |key| {
-            let command = Command::Touch { key, ttl_seconds: self.lifetime(longer) };
-            self.commands.run(turn, &command, deadline).await.map(drop)
-        });
-        join_all(touched).await.into_iter().collect()
+        let touches = keys.into_iter().map(|key| Command::Touch { key, ttl_seconds: self.lifetime(longer) });
+        self.commands.run_all(&touches.collect::<Vec<_>>(), self.deadline()).await.map(drop)
     }
 
     async fn delete(&self, key: String) -> Result<bool, StoreError> {
         let deadline = self.deadline();
-        let reply = self.commands.run(self.pool.turn(), &Command::Remove { key }, deadline).await?;
+        let reply = self.commands.run(&Command::Remove { key }, deadline).await?;
         let removed =
             reply.as_i64().ok_or_else(|| StoreError::Corrupt("a removal was answered strangely".to_owned()))?;
         Ok(removed > 0)

@@ -129,10 +129,11 @@ impl Node {
         }
     }
 
-    /// Room for one command, kept until it has ended: fred has no bound of its own that works (defect 3). Each node has
+    /// Room for so many commands, kept until they have ended: fred has no bound of its own that works (defect 3). Each node has
     /// its own, so that commands for one that hangs take nothing from the others.
-    pub(super) async fn room(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, StoreError> {
-        match tokio::time::timeout_at(deadline.into(), self.in_flight.acquire()).await {
+    pub(super) async fn room(&self, commands: usize, deadline: Instant) -> Result<SemaphorePermit<'_>, StoreError> {
+        let room = self.in_flight.acquire_many(u32::try_from(commands).unwrap_or(u32::MAX));
+        match tokio::time::timeout_at(deadline.into(), room).await {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) => Err(StoreError::Unavailable("the store is closed".to_owned())),
             Err(_) => Err(StoreError::Unavailable("too many commands are under way".to_owned())),
