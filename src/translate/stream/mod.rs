@@ -12,9 +12,10 @@
 //!
 //! The unstreamed answer goes through the same machine with a silent emitter, so both are the same response.
 //!
-//! Here is the order: what may enter, what waits, how it all ends. `reading` takes the upstream's words apart, `items`
-//! knows the items and their events.
+//! Here is the order: what may enter, what waits, how it all ends. `reading` takes the upstream's words apart
+//! (`chunk_template` those that repeat), `items` knows the items and their events.
 
+mod chunk_template;
 mod items;
 mod reading;
 
@@ -23,6 +24,7 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 
+use self::chunk_template::ChunkTemplate;
 use super::calls::{Call, Calls};
 use super::emitter::Emitter;
 use super::ending::{End, FinishReason, Finished, Outcome, upstream_failure};
@@ -56,6 +58,8 @@ pub enum AnswerForm {
 pub struct ResponseStream {
     plan: Plan,
     decoder: Decoder,
+    /// Of the last chunk that said nothing but a text.
+    chunk_template: Option<ChunkTemplate>,
     emitter: Emitter,
     /// Closed items. The open one, if any, has the next index.
     output: Vec<OutputItem>,
@@ -121,6 +125,7 @@ impl ResponseStream {
             think: plan.think.take(),
             plan,
             decoder: Decoder::new(settings.max_sse_frame_bytes),
+            chunk_template: None,
             emitter: Emitter::new(form == AnswerForm::Json, settings.api),
             output: Vec::new(),
             open: Open::Nothing,
@@ -274,6 +279,16 @@ impl ResponseStream {
             }
         }
         self.advance();
+    }
+
+    /// Holds text; text that can enter at once, as most of a stream can, is not copied for it.
+    fn hold_text(&mut self, bytes: usize, text: &str, logprobs: Vec<TokenLogprob>) {
+        let enters = self.held.is_empty() && matches!(self.open, Open::Nothing | Open::Message { .. });
+        if !enters {
+            self.hold(bytes, Held::Text { text: text.to_owned(), logprobs });
+        } else if self.fits(bytes) {
+            self.text(text, logprobs);
+        }
     }
 
     /// Lets held content in as far as the open item allows.

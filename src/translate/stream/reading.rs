@@ -1,5 +1,6 @@
 //! What an upstream says, chunk by chunk or in one message, taken apart into content that is held until it can enter.
 
+use super::chunk_template::ChunkTemplate;
 use super::{Held, MAX_CALLS, Open, ResponseStream};
 use crate::openai::chat::{ChatAnswer, Message, TokenLogprob, ToolCallDelta};
 use crate::openai::responses::Usage;
@@ -32,6 +33,10 @@ impl ResponseStream {
         if self.chunks > self.bounds.max_stream_events {
             return self.fail(upstream_failure("The upstream's stream has more events than this service accepts."));
         }
+        let is_plain = event.is_empty();
+        if is_plain && let Some(message) = self.chunk_template.as_ref().and_then(|template| template.read(data)) {
+            return self.message(&message, Vec::new());
+        }
         // All of it at once: checking text by text that it is UTF-8 costs more than the rest of the parsing.
         let answer: Result<ChatAnswer<'_>, _> = match std::str::from_utf8(data) {
             Ok(data) => serde_json::from_str(data),
@@ -44,6 +49,9 @@ impl ResponseStream {
         };
         if let Some(error) = UpstreamError::reported(&answer, event, data) {
             return self.fail_as_reported(&error);
+        }
+        if is_plain && let Some(template) = ChunkTemplate::of(&answer, data) {
+            self.chunk_template = Some(template);
         }
         // Some backends count as they go: the last count is the whole.
         self.usage = answer.usage.map(Usage::from).or(self.usage);
@@ -75,7 +83,7 @@ impl ResponseStream {
                 let mut all = std::mem::take(&mut self.early_logprobs);
                 let bytes = text.len() + logprobs.iter().map(TokenLogprob::kept_bytes).sum::<usize>();
                 all.extend(logprobs);
-                self.hold(bytes, Held::Text { text: text.to_owned(), logprobs: all });
+                self.hold_text(bytes, text, all);
             }
             None => {}
         }
