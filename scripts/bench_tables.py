@@ -8,6 +8,8 @@ from typing import Any
 Json = dict[str, Any]
 
 MISSING = "–"
+# A load average above this before a run says that something else was running.
+QUIET = 1.0
 
 
 def of(stack: Json, growth: Json, *, day: Callable[[int], str]) -> dict[str, str]:
@@ -58,13 +60,16 @@ def _run(run: Json, day: Callable[[int], str]) -> str:
         ["kernel", machine["kernel"]],
         ["memory", f"{machine['memory_kib'] / 1024 / 1024:.0f} GiB"],
         ["load average before the run", " ".join(f"{load:.2f}" for load in machine["load_average"])],
-        ["router", f"{machine['router'].removeprefix('responses-router').strip()}, {machine['commit'] or 'of no commit'}"],
+        ["router", f"{machine['router']}, {machine['commit'] or 'of no commit'}"],
         ["compiler", machine["rustc"]],
         ["Envoy", machine["envoy"]],
         ["Redis", machine["redis"]],
         ["rounds", str(run["args"]["rounds"])],
     ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in [["what", "this run"], ["---", "---"], *rows])
+    table = "".join(f"| {' | '.join(line)} |\n" for line in [["what", "this run"], ["---", "---"], *rows])
+    if machine["load_average"][0] > QUIET:
+        table += "\n**The machine was busy with something else: these figures, ratios included, are worth little.**\n"
+    return table
 
 
 def _targets(targets: Sequence[Json]) -> str:

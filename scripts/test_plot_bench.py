@@ -45,7 +45,7 @@ RUN: dict[str, Any] = {
         "load_average": [0.1, 0.2, 0.3],
         "commit": None,
         "rustc": "rustc 1.90",
-        "router": "responses-router 0.1.0",
+        "router": "0.1.0",
         "envoy": "1.40",
         "redis": "7.0",
     },
@@ -83,6 +83,13 @@ class Tables(unittest.TestCase):
     def test_targets_say_what_was_missed_and_what_was_not_measured(self) -> None:
         self.assertIn("| JSON | ratio | ≤ 1.5 | 1.75 | **not reached** |", self.tables["targets"])
         self.assertIn("| SSE | ratio | ≤ 2 | – | not measured |", self.tables["targets"])
+
+
+    def test_a_busy_machine_is_named(self) -> None:
+        busy = RUN | {"machine": RUN["machine"] | {"load_average": [4.0, 2.0, 1.0]}}
+        table = bench_tables.of(busy, RUN, day=str)["run"]
+        self.assertIn("The machine was busy", table)
+        self.assertNotIn("The machine was busy", self.tables["run"])
 
 
 class Documents(unittest.TestCase):

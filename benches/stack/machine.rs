@@ -53,11 +53,10 @@ impl Machine {
     }
 }
 
-/// The first line that says something of what a program tells of itself.
+/// The version in what a program tells of itself: the first word with two dots between digits.
 fn version(program: &Path) -> String {
     let told = Command::new(program).arg("--version").output().map(|output| output.stdout).unwrap_or_default();
     let told = String::from_utf8_lossy(&told).into_owned();
-    let line = told.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    // A program names itself by its path.
-    line.replace(&program.display().to_string(), "").trim().to_owned()
+    let mut words = told.split(|letter: char| !letter.is_ascii_digit() && letter != '.');
+    words.find(|word| word.split('.').filter(|part| !part.is_empty()).count() == 3).unwrap_or("unknown").to_owned()
 }

@@ -19,7 +19,7 @@ pub(crate) struct Report<'a> {
     pub(crate) memory: Vec<MemoryResult>,
     pub(crate) cases: Vec<CaseResult>,
     pub(crate) growth: Vec<Growth>,
-    /// How many times the throughput of the fastest row behind an Envoy client and backend reach by themselves, by case.
+    /// How many times the throughput of the fastest row with a processor client and backend reach by themselves.
     pub(crate) headroom: Vec<Headroom>,
     pub(crate) targets: Vec<Target>,
 }
@@ -51,7 +51,7 @@ fn headroom(case: &CaseResult) -> Option<Headroom> {
     if direct.event_p50_us.median().is_some() {
         return None;
     }
-    let others = case.rows.iter().filter(|row| row.row != Kind::Direct).filter_map(|row| row.per_second.median());
+    let others = case.rows.iter().filter(|row| row.row.has_processor()).filter_map(|row| row.per_second.median());
     let times = direct.per_second.median()? / others.reduce(f64::max)?;
     Some(Headroom { case: case.name, times: crate::figures::rounded(times) })
 }
@@ -98,7 +98,7 @@ impl fmt::Display for Report<'_> {
         let machine = &self.machine;
         writeln!(
             f,
-            "{} cores, {}, Linux {}; load average before the run {:?}\nrouter {} {}, Envoy {} with 1 worker, {}",
+            "{} cores, {}, Linux {}; load average before the run {:?}\nrouter {} {}, Envoy {} with 1 worker, Redis {}",
             machine.cores,
             machine.cpu,
             machine.kernel,
@@ -118,7 +118,7 @@ impl fmt::Display for Report<'_> {
         for Headroom { case, times } in &self.headroom {
             writeln!(
                 f,
-                "{case}: client and backend alone are {times:.1} times as fast as the fastest row behind Envoy."
+                "{case}: client and backend alone are {times:.1} times as fast as the fastest row with a processor."
             )?;
         }
         targets_table(f, &self.targets)
