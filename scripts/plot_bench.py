@@ -62,6 +62,14 @@ def event_delay(row: Json) -> float | None:
     return median(row["event_p50_us"])
 
 
+def short(number: int) -> str:
+    """As people write it: 2,000 stays, 20,000,000 becomes 20 M."""
+    for unit, name in ((1_000_000, " M"), (10_000, " k")):
+        if number >= unit:
+            return f"{number / (1000 if name == ' k' else unit):g}{name}"
+    return f"{number:,}"
+
+
 def fill(document: str, tables: Json) -> str:
     """The document with each marked table written anew; a mark that no table has is an error, an empty table is not."""
 
@@ -92,8 +100,8 @@ class Plots:
             figure.savefig(self.png / f"{name}.png", dpi=110)
         self.pyplot.close(figure)
 
-    def curves(self, growth: Json, name: str, across: str, panels: list[tuple[str, Value]], *, log: bool) -> None:
-        """A panel for each value, a line for each row."""
+    def curves(self, growth: Json, name: str, across: str, panels: list[tuple[str, Value]], scales: str) -> None:
+        """A panel for each value, a line for each row. `scales` names the axes that are logarithmic."""
         figure, axes = self.pyplot.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.4), layout="constrained")
         handles: dict[str, Any] = {}
         for axis, (label, value) in zip(axes if len(panels) > 1 else [axes], panels, strict=True):
@@ -109,12 +117,17 @@ class Plots:
                 title = next(r["title"] for p in growth["points"] for r in p["case"]["rows"] if r["row"] == kind)
                 (handles[title],) = axis.plot(*zip(*points, strict=True), color=colour, marker=marker, label=title)
             axis.set(xlabel=across, ylabel=label)
-            if log:
-                axis.set(xscale="log", yscale="log")
+            places = [point["at"] for point in growth["points"]]
+            if "x" in scales:
+                axis.set_xscale("log")
+            # The sizes that were measured, and not what a logarithmic axis would write.
+            axis.set_xticks(places, [short(place) for place in places])
+            axis.minorticks_off()
+            if "y" in scales:
+                axis.set_yscale("log")
+                axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             else:
                 axis.set_ylim(bottom=0)
-            if name == "routers":
-                axis.set_xticks([point["at"] for point in growth["points"]])
         figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), frameon=False)
         self.save(figure, name)
 
@@ -133,6 +146,7 @@ class Plots:
                 heights = [median(row["cpu_s_per_1000"][part]) or 0.0 for row in rows]
                 handles[title] = axis.bar([row["title"] for row in rows], heights, bottom=under, color=colour, width=0.7)
                 under = [low + height for low, height in zip(under, heights, strict=True)]
+            axis.set_ylim(top=1.08 * max(under))
             axis.set_title({"json": "JSON", "sse": "SSE, 100 chunks", "chain": "chains of 50 turns"}[case["name"]])
             axis.set_ylabel(f"CPU, seconds per 1000 {case['unit']}")
             axis.tick_params(axis="x", rotation=40)
@@ -165,24 +179,25 @@ def draw(stack: Json, growth: Json, folder: Path, png: Path | None) -> None:
     plots.costs(stack.get("cases", []))
     plots.turns(stack.get("cases", []))
     grown = {one["name"]: one for one in growth.get("growth", [])}
-    cpu = "CPU of Envoy, router, Redis: s per 1000 "
-    pictures: dict[str, tuple[str, list[tuple[str, Value]], bool]] = {
-        "history": ("turn of the conversation", [(cpu + "turns", whole), ("p50 latency, milliseconds", latency)], False),
-        "bodies": ("request body, bytes", [(cpu + "requests", whole), ("p50 latency, milliseconds", latency)], True),
+    # Of Envoy, router and Redis together, as the text beside the picture says.
+    cpu = "CPU, seconds per 1000 "
+    pictures: dict[str, tuple[str, list[tuple[str, Value]], str]] = {
+        "history": ("turn of the conversation", [(cpu + "turns", whole), ("p50 latency, milliseconds", latency)], ""),
+        "bodies": ("request body, bytes", [(cpu + "requests", whole), ("p50 latency, milliseconds", latency)], "xy"),
         "streams": (
             "live streams",
-            [(cpu + "chunks", whole), ("p50 event delay, microseconds", event_delay), ("processor RSS, MiB", resident)],
-            True,
+            [(cpu + "chunks", whole), ("p50 event delay, microseconds", event_delay), ("RSS of router or noop, MiB", resident)],
+            "x",
         ),
         "routers": (
             "routers on one cluster",
             [(cpu + "requests", whole), ("requests per second", lambda row: median(row["per_second"]))],
-            False,
+            "",
         ),
     }
-    for name, (across, panels, log) in pictures.items():
+    for name, (across, panels, scales) in pictures.items():
         if name in grown:
-            plots.curves(grown[name], name, across, panels, log=log)
+            plots.curves(grown[name], name, across, panels, scales)
 
 
 def main() -> int:
