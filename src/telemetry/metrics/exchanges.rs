@@ -88,6 +88,9 @@ const TURNS: [f64; 11] = [0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 50
 const BYTES: [f64; 10] =
     [1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0, 67_108_864.0, 268_435_456.0];
 
+/// The types of tokens.
+const TOKENS: [&str; 4] = ["input", "output", "cached", "reasoning"];
+
 /// The types of tools that clients are known to send; all others are `other`.
 const TOOL_TYPES: [&str; 12] = [
     "apply_patch",
@@ -112,7 +115,8 @@ pub struct Exchanges {
     duration: Family<Asked, Histogram, fn() -> Histogram>,
     first_event: Histogram,
     per_token: Histogram,
-    tokens: Family<Type, Counter>,
+    /// Counters of every exchange are found without a search.
+    tokens: [Counter; TOKENS.len()],
     errors: Family<Code, Counter>,
     upstream_errors: Family<Class, Counter>,
     stream_terminal: Family<Terminal, Counter>,
@@ -189,13 +193,14 @@ impl Exchanges {
         let messages = Family::<Message, Counter>::default();
         let counter =
             |direction, phase: Phase| messages.get_or_create_owned(&Message { direction, phase: phase.as_str() });
+        let tokens = Family::<Type, Counter>::default();
         let metrics = Self {
             live: Gauge::default(),
             requests: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             first_event: Histogram::new(SECONDS),
             per_token: Histogram::new(TOKEN_SECONDS),
-            tokens: zeros(["input", "output", "cached", "reasoning"].map(|r#type| Type { r#type })),
+            tokens: TOKENS.map(|r#type| tokens.get_or_create_owned(&Type { r#type })),
             errors: zeros(CODES.map(|code| Code { code })),
             upstream_errors: zeros(UpstreamError::ALL.map(|class| Class { class: class.as_str() })),
             stream_terminal: zeros(Ending::OF_STREAMS.map(|ending| Terminal { outcome: ending.as_str() })),
@@ -214,6 +219,7 @@ impl Exchanges {
             gen_ai,
         };
         metrics.print_in(registry);
+        registry.register("tokens", "Tokens that upstreams reported, by type", tokens);
         registry.register("ext_proc_messages", "ext_proc messages, by direction and phase", messages);
         metrics
     }
@@ -232,7 +238,6 @@ impl Exchanges {
             "Time between two tokens of a stream, on average over its output tokens",
             self.per_token.clone(),
         );
-        registry.register("tokens", "Tokens that upstreams reported, by type", self.tokens.clone());
         registry.register("errors", "Errors that clients were told, by code", self.errors.clone());
         registry.register("upstream_errors", "What upstreams did wrong, by class", self.upstream_errors.clone());
         registry.register("stream_terminal", "Ends of streams, by outcome", self.stream_terminal.clone());
@@ -309,13 +314,14 @@ impl Exchanges {
             self.usage_missing.inc();
         }
         let Some(usage) = facts.usage else { return };
-        for (r#type, count) in [
-            ("input", usage.input_tokens),
-            ("output", usage.output_tokens),
-            ("cached", usage.input_tokens_details.cached_tokens),
-            ("reasoning", usage.output_tokens_details.reasoning_tokens),
-        ] {
-            self.tokens.get_or_create(&Type { r#type }).inc_by(count);
+        let counts = [
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.input_tokens_details.cached_tokens,
+            usage.output_tokens_details.reasoning_tokens,
+        ];
+        for (counter, count) in self.tokens.iter().zip(counts) {
+            counter.inc_by(count);
         }
     }
 

@@ -38,16 +38,28 @@ const FIRST_TOKEN: [f64; 16] =
     [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 const PER_TOKEN: [f64; 13] = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
 
+/// The types of tokens.
+const TOKEN_TYPES: [&str; 4] = ["input", "cached_input", "output", "reasoning"];
+
 /// The metrics.
 #[derive(Debug)]
 pub(super) struct GenAi {
-    /// Models that have labels of their own.
-    models: Vec<Arc<str>>,
-    other: Arc<str>,
-    token_usage: Family<OfToken, Histogram, fn() -> Histogram>,
+    /// Those with labels of their own, and the one for all others.
+    models: Vec<Model>,
+    other: Model,
+    /// Of all models, by error.
     duration: Family<OfRequest, Histogram, fn() -> Histogram>,
-    first_token: Family<OfModel, Histogram, fn() -> Histogram>,
-    per_token: Family<OfModel, Histogram, fn() -> Histogram>,
+}
+
+/// What is measured of a model. Each is found once, and observed without a search.
+#[derive(Debug)]
+struct Model {
+    name: Arc<str>,
+    token_usage: [Histogram; TOKEN_TYPES.len()],
+    /// Of requests that went well.
+    duration: Histogram,
+    first_token: Histogram,
+    per_token: Histogram,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -71,32 +83,53 @@ struct OfRequest {
     error_type: Option<&'static str>,
 }
 
+impl OfRequest {
+    fn of(model: &Arc<str>, error_type: Option<&'static str>) -> Self {
+        Self { gen_ai_operation_name: OPERATION, gen_ai_request_model: Arc::clone(model), error_type }
+    }
+}
+
 impl GenAi {
     /// Registers the metrics, which have no prefix. `models` are told apart by name.
     pub(super) fn register(registry: &mut Registry, models: &[impl AsRef<str>]) -> Self {
-        let metrics = Self {
-            models: models.iter().map(|model| Arc::from(model.as_ref())).collect(),
-            other: Arc::from(OTHER),
-            token_usage: Family::new_with_constructor(|| Histogram::new(TOKENS)),
-            duration: Family::new_with_constructor(|| Histogram::new(DURATION)),
-            first_token: Family::new_with_constructor(|| Histogram::new(FIRST_TOKEN)),
-            per_token: Family::new_with_constructor(|| Histogram::new(PER_TOKEN)),
+        type OfModels<L> = Family<L, Histogram, fn() -> Histogram>;
+        let token_usage: OfModels<OfToken> = Family::new_with_constructor(|| Histogram::new(TOKENS));
+        let duration: OfModels<OfRequest> = Family::new_with_constructor(|| Histogram::new(DURATION));
+        let first_token: OfModels<OfModel> = Family::new_with_constructor(|| Histogram::new(FIRST_TOKEN));
+        let per_token: OfModels<OfModel> = Family::new_with_constructor(|| Histogram::new(PER_TOKEN));
+        let model = |name: &str| {
+            let name: Arc<str> = Arc::from(name);
+            let of_model = OfModel { gen_ai_operation_name: OPERATION, gen_ai_request_model: Arc::clone(&name) };
+            Model {
+                token_usage: TOKEN_TYPES.map(|gen_ai_token_type| {
+                    token_usage.get_or_create_owned(&OfToken {
+                        gen_ai_operation_name: OPERATION,
+                        gen_ai_request_model: Arc::clone(&name),
+                        gen_ai_token_type,
+                    })
+                }),
+                duration: duration.get_or_create_owned(&OfRequest::of(&name, None)),
+                first_token: first_token.get_or_create_owned(&of_model),
+                per_token: per_token.get_or_create_owned(&of_model),
+                name,
+            }
         };
-        registry.register("gen_ai_client_token_usage_token", "Tokens of one response", metrics.token_usage.clone());
-        registry.register(
-            "gen_ai_server_request_duration_seconds",
-            "How long one POST /v1/responses took",
-            metrics.duration.clone(),
-        );
+        let metrics = Self {
+            models: models.iter().map(|name| model(name.as_ref())).collect(),
+            other: model(OTHER),
+            duration: duration.clone(),
+        };
+        registry.register("gen_ai_client_token_usage_token", "Tokens of one response", token_usage);
+        registry.register("gen_ai_server_request_duration_seconds", "How long one POST /v1/responses took", duration);
         registry.register(
             "gen_ai_server_time_to_first_token_seconds",
             "Time to the first content of a stream",
-            metrics.first_token.clone(),
+            first_token,
         );
         registry.register(
             "gen_ai_server_time_per_output_token_seconds",
             "Time between two tokens of a stream, on average over its output tokens",
-            metrics.per_token.clone(),
+            per_token,
         );
         metrics
     }
@@ -105,32 +138,32 @@ impl GenAi {
     /// reported them.
     pub(super) fn ended(&self, facts: &Facts) {
         let Some(model) = facts.model.as_deref() else { return };
-        let model = self.models.iter().find(|known| ***known == *model).unwrap_or(&self.other);
+        let model = self.models.iter().find(|known| *known.name == *model).unwrap_or(&self.other);
         let error_type = match facts.ending {
             Some(Ending::Completed | Ending::Incomplete) => None,
             ending => facts.error_code.or(ending.map(Ending::as_str)),
         };
-        let of_request =
-            OfRequest { gen_ai_operation_name: OPERATION, gen_ai_request_model: Arc::clone(model), error_type };
-        self.duration.get_or_create(&of_request).observe(facts.duration.as_secs_f64());
-        let of_model = OfModel { gen_ai_operation_name: OPERATION, gen_ai_request_model: Arc::clone(model) };
+        let seconds = facts.duration.as_secs_f64();
+        match error_type {
+            None => model.duration.observe(seconds),
+            error => self.duration.get_or_create(&OfRequest::of(&model.name, error)).observe(seconds),
+        }
         if let Some(time) = facts.first_token {
-            self.first_token.get_or_create(&of_model).observe(time.as_secs_f64());
+            model.first_token.observe(time.as_secs_f64());
         }
         if let Some(time) = facts.time_per_output_token() {
-            self.per_token.get_or_create(&of_model).observe(time.as_secs_f64());
+            model.per_token.observe(time.as_secs_f64());
         }
         let Some(usage) = facts.usage else { return };
-        for (gen_ai_token_type, count) in [
-            ("input", usage.input_tokens),
-            ("cached_input", usage.input_tokens_details.cached_tokens),
-            ("output", usage.output_tokens),
-            ("reasoning", usage.output_tokens_details.reasoning_tokens),
-        ] {
-            let OfModel { gen_ai_operation_name, gen_ai_request_model } = of_model.clone();
-            let labels = OfToken { gen_ai_operation_name, gen_ai_request_model, gen_ai_token_type };
+        let counts = [
+            usage.input_tokens,
+            usage.input_tokens_details.cached_tokens,
+            usage.output_tokens,
+            usage.output_tokens_details.reasoning_tokens,
+        ];
+        for (histogram, count) in model.token_usage.iter().zip(counts) {
             #[expect(clippy::cast_precision_loss, reason = "a histogram counts in floating point")]
-            self.token_usage.get_or_create(&labels).observe(count as f64);
+            histogram.observe(count as f64);
         }
     }
 }
