@@ -20,40 +20,53 @@ const FLAG: u8 = 0x20;
 const STRUCT: u8 = 0x2a;
 
 /// What is known of an exchange, in this namespace.
+///
+/// Lengths stand before what they measure, so each is computed, and nothing is written twice.
 pub(super) fn encode(namespace: &str, facts: &Facts) -> Bytes {
     let mut fields = Vec::with_capacity(512);
     entries(facts, |key, value| {
-        let mut encoded = Vec::with_capacity(64);
+        let length = match value {
+            Value::Text(text) => delimited_len(text.len()),
+            Value::Number(_) => 1 + size_of::<f64>(),
+            Value::Flag(_) => 2,
+        };
+        entry(&mut fields, key, length);
         match value {
-            Value::Text(text) => delimited(&mut encoded, TEXT, text.as_bytes()),
+            Value::Text(text) => delimited(&mut fields, TEXT, text.as_bytes()),
             Value::Number(number) => {
-                encoded.push(NUMBER);
-                encoded.extend_from_slice(&number.to_le_bytes());
+                fields.push(NUMBER);
+                fields.extend_from_slice(&number.to_le_bytes());
             }
-            Value::Flag(flag) => encoded.extend_from_slice(&[FLAG, u8::from(flag)]),
+            Value::Flag(flag) => fields.extend_from_slice(&[FLAG, u8::from(flag)]),
         }
-        entry(&mut fields, key, &encoded);
     });
-    let mut inner = Vec::with_capacity(fields.len() + 8);
-    delimited(&mut inner, STRUCT, &fields);
-    let mut whole = Vec::with_capacity(inner.len() + namespace.len() + 16);
-    entry(&mut whole, namespace, &inner);
+    let mut whole = Vec::with_capacity(fields.len() + namespace.len() + 24);
+    entry(&mut whole, namespace, delimited_len(fields.len()));
+    delimited(&mut whole, STRUCT, &fields);
     whole.into()
 }
 
-/// An entry of a Struct's map.
-fn entry(out: &mut Vec<u8>, key: &str, value: &[u8]) {
-    let mut entry = Vec::with_capacity(key.len() + value.len() + 8);
-    delimited(&mut entry, KEY, key.as_bytes());
-    delimited(&mut entry, VALUE, value);
-    delimited(out, FIELDS, &entry);
+/// An entry of a Struct's map, but for its value of so many bytes, which the caller writes.
+fn entry(out: &mut Vec<u8>, key: &str, value_len: usize) {
+    begin(out, FIELDS, delimited_len(key.len()) + delimited_len(value_len));
+    delimited(out, KEY, key.as_bytes());
+    begin(out, VALUE, value_len);
 }
 
 fn delimited(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
+    begin(out, tag, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+fn begin(out: &mut Vec<u8>, tag: u8, length: usize) {
     out.push(tag);
     // Fails for want of room alone, and a Vec grows.
-    let _ = prost::encode_length_delimiter(bytes.len(), out);
-    out.extend_from_slice(bytes);
+    let _ = prost::encode_length_delimiter(length, out);
+}
+
+/// The length of a field of so many bytes, its tag and its own length included.
+fn delimited_len(length: usize) -> usize {
+    1 + prost::length_delimiter_len(length) + length
 }
 
 #[cfg(test)]

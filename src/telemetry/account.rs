@@ -144,10 +144,17 @@ impl Account {
         log_line::shown(id, self.0.reporter.full_ids)
     }
 
-    /// What Envoy is told, made by `encode` of the namespace and the facts until now.
+    /// What Envoy is told, made by `encode` of the namespace and the facts until now; `None` when it knows all, or is told
+    /// nothing.
     pub fn metadata<T>(&self, encode: impl FnOnce(&str, &Facts) -> T) -> Option<T> {
         let namespace = self.0.reporter.metadata_namespace.as_deref()?;
-        Some(encode(namespace, &self.0.facts.lock().unwrap_or_else(PoisonError::into_inner)))
+        let mut facts = self.0.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        if facts.told {
+            return None;
+        }
+        let encoded = encode(namespace, &facts);
+        facts.introduced = true;
+        Some(encoded)
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Facts {
     pub status: Option<u16>,
     /// How it ended; `None` while it goes on.
     pub ending: Option<Ending>,
+    /// Whether Envoy was told, in metadata, what does not change any more.
+    pub introduced: bool,
     /// Whether the client was told all that there is to tell: without it, nobody was left to be told.
     pub told: bool,
     /// Why the answer is incomplete: `max_output_tokens` or `content_filter`.
@@ -88,6 +90,7 @@ impl Default for Facts {
             stored: Stored::NotAsked,
             status: None,
             ending: None,
+            introduced: false,
             told: false,
             reason: None,
             error_code: None,
