@@ -31,6 +31,10 @@ use crate::translate::{self, AnswerForm, End, Plan, ResponseStream};
 /// The most of an upstream's error body that is read, in bytes.
 const MAX_ERROR_BYTES: usize = 1 << 20;
 
+/// Events leave once there are so many bytes of them, even if more could be had at once. About what fits into one HTTP/2
+/// frame.
+const MERGED_BYTES: usize = 16 << 10;
+
 /// How long after `[DONE]` an upstream may take to end its stream before its connection is given up.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -197,7 +201,7 @@ async fn whole(
     }
     let (mutation, body) = if streamed {
         envoy.account().events(finished.events(), true);
-        (stream_headers(mutation), finished.into_tail())
+        (stream_headers(mutation, &head.headers), finished.into_tail())
     } else {
         let body = match &kept {
             // What is sent is what was stored, and needs no second serialising.
@@ -208,10 +212,11 @@ async fn whole(
             },
         };
         let length = body.len().to_string();
-        (mutation.set("content-type", "application/json").set("content-length", length), body)
+        let mutation = mutation.set_where_other(&head.headers, "content-type", "application/json");
+        (mutation.set("content-length", length), body)
     };
     envoy.account().note(|facts| facts.status = Some(200));
-    envoy.send(Reply::response_headers(mutation.status(200))).await;
+    envoy.send(Reply::response_headers(mutation.status_where_other(head.status, 200))).await;
     Ok(end_with(envoy, body, ended_by).await)
 }
 
@@ -234,14 +239,14 @@ async fn live(
         Ok(first) => first,
         Err(interrupt) => return router.leave(envoy, interrupt).await,
     };
-    let mutation = stream_headers(answer_headers(&head.headers, machine.plan()));
+    let mutation = stream_headers(answer_headers(&head.headers, machine.plan()), &head.headers);
     // From here on the client may know the id: whatever becomes of this future, what was produced is kept.
     let account = envoy.account().clone();
     account.note(|facts| facts.status = Some(200));
     let mut stream = LiveStream::new(machine, lineage, router.keeping.clone(), account.clone(), now);
-    let opening = stream.push(&first.bytes);
-    let mut ended_by = ending(first.end, stream.is_over(), stream.has_failed());
-    envoy.send(Reply::response_headers(mutation.status(200))).await;
+    let mut ended_by = feed(&mut envoy, &mut stream, first).await?;
+    let opening = stream.take();
+    envoy.send(Reply::response_headers(mutation.status_where_other(head.status, 200))).await;
     envoy.send(Reply::response_body(opening)).await;
 
     let mut last_sent = Instant::now();
@@ -252,10 +257,9 @@ async fn live(
         let wake = router.policy.heartbeat.map_or(deadline, |silence| (last_sent + silence).min(deadline));
         let events = match router.next(&mut envoy, wake).await {
             Ok(Inbound::ResponseBody(piece)) => {
-                let events = stream.push(&piece.bytes);
+                ended_by = feed(&mut envoy, &mut stream, piece).await?;
                 seat.hold(held_before.saturating_add(stream.kept_bytes()));
-                ended_by = ending(piece.end, stream.is_over(), stream.has_failed());
-                events
+                stream.take()
             }
             Ok(Inbound::ResponseTrailers) => break (End::Complete, EndedBy::Trailers),
             // What is left of the request has nothing to say any more.
@@ -279,6 +283,29 @@ async fn live(
     let _ = settle(router, &account, &mut finished, &lineage).await;
     account.note(|facts| facts.events = finished.events());
     Ok(end_with(envoy, finished.into_tail(), ended_by).await)
+}
+
+/// Feeds a stream with a piece of the upstream's, and with those that have come as well. What follows from them leaves in
+/// one message: a message costs Envoy more than its bytes, and nothing is waited for. Says whether the stream ends.
+async fn feed(envoy: &mut Envoy, stream: &mut LiveStream, piece: BodyPiece) -> Result<Option<EndedBy>, ExchangeError> {
+    let mut piece = piece;
+    loop {
+        let ready = stream.feed(&piece.bytes);
+        let ended_by = ending(piece.end, stream.is_over(), stream.has_failed());
+        if ended_by.is_some() || ready >= MERGED_BYTES {
+            return Ok(ended_by);
+        }
+        piece = loop {
+            match envoy.next_if_ready().await {
+                None => return Ok(None),
+                Some(Ok(Inbound::ResponseBody(piece))) => break piece,
+                Some(Ok(Inbound::ResponseTrailers)) => return Ok(Some(EndedBy::Trailers)),
+                // What is left of the request has nothing to say any more.
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error),
+            }
+        };
+    }
 }
 
 /// The first piece of a stream's body.
@@ -347,11 +374,16 @@ fn ending(last_piece: bool, is_over: bool, has_failed: bool) -> Option<EndedBy> 
 
 /// Ends the answer with its last piece, in the way in which the upstream's ends.
 async fn end_with(mut envoy: Envoy, body: Bytes, ended_by: EndedBy) -> Finished {
+    // Often the end came while the answer was being stored. Then one message is enough.
+    let ended_by = if ended_by == EndedBy::NotYet { end_of_upstream(&mut envoy, None).await } else { ended_by };
     if ended_by == EndedBy::Body {
         return envoy.finish(LastReply::response_body(body)).await;
     }
     envoy.tell(Reply::response_body(body)).await;
-    let ended_by = if ended_by == EndedBy::NotYet { end_of_upstream(&mut envoy).await } else { ended_by };
+    let ended_by = match ended_by {
+        EndedBy::NotYet => end_of_upstream(&mut envoy, Some(Instant::now() + LINGER)).await,
+        ended_by => ended_by,
+    };
     envoy
         .finish(match ended_by {
             EndedBy::Trailers => LastReply::response_trailers(),
@@ -360,15 +392,18 @@ async fn end_with(mut envoy: Envoy, body: Bytes, ended_by: EndedBy) -> Finished 
         .await
 }
 
-/// Waits a moment for the end of an upstream that has said all that matters. The client has it all already.
-async fn end_of_upstream(envoy: &mut Envoy) -> EndedBy {
-    let deadline = Instant::now() + LINGER;
+/// The end of an upstream that has said all that matters: waits for it until then, or looks whether it is there.
+async fn end_of_upstream(envoy: &mut Envoy, deadline: Option<Instant>) -> EndedBy {
     loop {
-        match envoy.next_by(deadline).await {
-            Ok(Inbound::ResponseTrailers) => return EndedBy::Trailers,
-            Ok(Inbound::ResponseBody(piece)) if piece.end => return EndedBy::Body,
-            Ok(_) => {}
-            Err(_) => return EndedBy::NotYet,
+        let message = match deadline {
+            Some(deadline) => Some(envoy.next_by(deadline).await),
+            None => envoy.next_if_ready().await,
+        };
+        match message {
+            Some(Ok(Inbound::ResponseTrailers)) => return EndedBy::Trailers,
+            Some(Ok(Inbound::ResponseBody(piece))) if piece.end => return EndedBy::Body,
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return EndedBy::NotYet,
         }
     }
 }
@@ -476,8 +511,12 @@ fn answer_headers(upstream: &Headers, plan: &Plan) -> HeaderMutation {
     }
 }
 
-fn stream_headers(mutation: HeaderMutation) -> HeaderMutation {
-    mutation.set("content-type", "text/event-stream; charset=utf-8").set("cache-control", "no-cache")
+fn stream_headers(mutation: HeaderMutation, upstream: &Headers) -> HeaderMutation {
+    mutation.set_where_other(upstream, "content-type", "text/event-stream; charset=utf-8").set_where_other(
+        upstream,
+        "cache-control",
+        "no-cache",
+    )
 }
 
 /// A mutation that takes away what described the upstream's body, which is not sent on.

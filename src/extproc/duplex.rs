@@ -24,13 +24,14 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, Once, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, Stream};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, Streaming};
 use tracing::{Instrument as _, Span, field};
 
@@ -119,6 +120,37 @@ pub struct Envoy {
     account: Account,
     request_over: bool,
     response_over: bool,
+    /// Both are kept from one message to the next: to register a wait anew costs more than to read a message.
+    alarm: Option<Alarm>,
+    stopped: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
+/// The work has to stop, whatever is still to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped;
+
+/// A timer for deadlines that move. It is set anew when one comes before the time it is set for, or when that is over;
+/// a deadline that moves on, as that of a heartbeat does with every event, costs nothing.
+#[derive(Debug)]
+struct Alarm(Pin<Box<Sleep>>);
+
+impl Alarm {
+    fn at(deadline: Instant) -> Self {
+        Self(Box::pin(tokio::time::sleep_until(deadline)))
+    }
+
+    /// Ready when this deadline is over.
+    fn poll(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if deadline < self.0.deadline() {
+            self.0.as_mut().reset(deadline);
+        }
+        ready!(self.0.as_mut().poll(cx));
+        while self.0.deadline() < deadline {
+            self.0.as_mut().reset(deadline);
+            ready!(self.0.as_mut().poll(cx));
+        }
+        Poll::Ready(())
+    }
 }
 
 impl Envoy {
@@ -156,7 +188,53 @@ impl Envoy {
     /// # Errors
     /// [`ExchangeError::Deadline`], after which the exchange can go on; and those of [`Envoy::next`].
     pub async fn next_by(&mut self, deadline: Instant) -> Result<Inbound, ExchangeError> {
-        tokio::time::timeout_at(deadline, self.next()).await.unwrap_or(Err(ExchangeError::Deadline))
+        // Should this future be dropped, the next call makes another alarm.
+        let mut alarm = self.alarm.take().unwrap_or_else(|| Alarm::at(deadline));
+        let result = {
+            let mut next = pin!(self.next());
+            std::future::poll_fn(|cx| match next.as_mut().poll(cx) {
+                Poll::Pending => alarm.poll(deadline, cx).map(|()| Err(ExchangeError::Deadline)),
+                ready => ready,
+            })
+            .await
+        };
+        self.alarm = Some(alarm);
+        result
+    }
+
+    /// The next message, if it is there already.
+    ///
+    /// # Errors
+    /// Those of [`Envoy::next`].
+    pub async fn next_if_ready(&mut self) -> Option<Result<Inbound, ExchangeError>> {
+        let mut next = pin!(self.next());
+        std::future::poll_fn(|cx| match next.as_mut().poll(cx) {
+            Poll::Pending => Poll::Ready(None),
+            Poll::Ready(message) => Poll::Ready(Some(message)),
+        })
+        .await
+    }
+
+    /// The next message, if it comes in time and before the work has to stop; what is there already is given first.
+    ///
+    /// # Errors
+    /// [`Stopped`]; and inside, those of [`Envoy::next_by`].
+    pub async fn next_unless(
+        &mut self,
+        deadline: Instant,
+        stop: &CancellationToken,
+    ) -> Result<Result<Inbound, ExchangeError>, Stopped> {
+        let mut stopped = self.stopped.take().unwrap_or_else(|| Box::pin(stop.clone().cancelled_owned()));
+        let result = {
+            let mut next = pin!(self.next_by(deadline));
+            std::future::poll_fn(|cx| match next.as_mut().poll(cx) {
+                Poll::Pending => stopped.as_mut().poll(cx).map(|()| Err(Stopped)),
+                Poll::Ready(message) => Poll::Ready(Ok(message)),
+            })
+            .await
+        };
+        self.stopped = Some(stopped);
+        result
     }
 
     /// Hands a message over to Envoy. Waits while the one before it has not left.
@@ -269,7 +347,16 @@ async fn open(
             );
         });
     }
-    Ok(Envoy { inbound, first: Some(first), slot, account, request_over: false, response_over: false })
+    Ok(Envoy {
+        inbound,
+        first: Some(first),
+        slot,
+        account,
+        request_over: false,
+        response_over: false,
+        alarm: None,
+        stopped: None,
+    })
 }
 
 type Outcome = Result<Result<Finished, ExchangeError>, Box<dyn std::any::Any + Send>>;

@@ -16,8 +16,8 @@ use super::Handler;
 use super::admission::{Admission, Seat};
 use super::answer;
 use super::body::{self, BodyCollector, BodyError};
-use super::duplex::{Envoy, ExchangeError, Finished};
-use super::headers::HeaderMutation;
+use super::duplex::{Envoy, ExchangeError, Finished, Stopped};
+use super::headers::{HeaderMutation, Headers};
 use super::keeping::{Keeping, Lineage};
 use super::local::{self, LocalAnswer};
 use super::message::{Inbound, LastReply, Reply, RequestHead, ResponseHead};
@@ -225,7 +225,10 @@ impl Router {
         tracing::Span::current().record("response_id", envoy.account().shown(&plan.id));
 
         envoy
-            .send_described(Reply::request_headers(self.upstream_headers(plan.model()), self.policy.clear_route_cache))
+            .send_described(Reply::request_headers(
+                self.upstream_headers(&head.headers, plan.model()),
+                self.policy.clear_route_cache,
+            ))
             .await;
         envoy.send(Reply::request_body(chat.into(), ended_by == EndedBy::Body)).await;
         if ended_by == EndedBy::Trailers {
@@ -352,32 +355,34 @@ impl Router {
         }
     }
 
-    fn upstream_headers(&self, model: &str) -> HeaderMutation {
-        let mutation = HeaderMutation::new()
+    /// Changes only what is not as it has to be: each change costs Envoy more than it costs us.
+    fn upstream_headers(&self, sent: &Headers, model: &str) -> HeaderMutation {
+        let mut mutation = HeaderMutation::new()
             .set(":path", self.policy.chat_path.clone())
-            .set("content-type", "application/json")
+            .set_where_other(sent, "content-type", "application/json")
             // Envoy sends the new body chunked; the old length and coding are not its.
-            .remove("content-length")
-            .remove("content-encoding")
+            .remove_where_present(sent, "content-length")
+            .remove_where_present(sent, "content-encoding")
             // `traceparent` stays as it is: whose span the upstream's is a child of, only Envoy knows, and if it traces, it
             // overwrites the header with its own when it sends the request up.
             // We read the answer, so it must come uncompressed.
-            .remove("accept-encoding");
-        let tenant = self.tenancy.as_ref().and_then(Tenancy::header);
-        let mutation = tenant.into_iter().fold(mutation, |mutation, name| mutation.remove(name.as_str()));
+            .remove_where_present(sent, "accept-encoding");
+        if let Some(tenant) = self.tenancy.as_ref().and_then(Tenancy::header) {
+            mutation = mutation.remove_where_present(sent, tenant.as_str());
+        }
         // The model is the client's word: only what a header value can carry gets into one, and a client's own header
         // of this name never passes.
         match http::HeaderValue::from_str(model) {
             Ok(_) => mutation.set(SELECTED_MODEL, model.to_owned()),
-            Err(_) => mutation.remove(SELECTED_MODEL),
+            Err(_) => mutation.remove_where_present(sent, SELECTED_MODEL),
         }
     }
 
     /// The next message, unless the grace of a shutdown runs out first.
     pub(super) async fn next(&self, envoy: &mut Envoy, deadline: Instant) -> Result<Inbound, Interrupt> {
-        tokio::select! {
-            message = envoy.next_by(deadline) => Ok(message?),
-            () = self.grace_over.cancelled() => Err(refusal::shutting_down().into()),
+        match envoy.next_unless(deadline, &self.grace_over).await {
+            Ok(message) => Ok(message?),
+            Err(Stopped) => Err(refusal::shutting_down().into()),
         }
     }
 

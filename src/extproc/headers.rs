@@ -67,10 +67,12 @@ impl HeaderMutation {
         Self::default()
     }
 
-    /// Adds a header, or overwrites all of its values.
+    /// Adds a header, or overwrites all of its values; it needs no removal then.
     #[must_use]
     pub fn set(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
-        self.set.push(header(name, value));
+        let header = header(name, value);
+        self.remove.retain(|removed| *removed != header.key);
+        self.set.push(header);
         self
     }
 
@@ -81,10 +83,30 @@ impl HeaderMutation {
         self
     }
 
+    /// Sets a header that is not there, or has another value.
+    #[must_use]
+    pub fn set_where_other(self, sent: &Headers, name: &'static str, value: &'static str) -> Self {
+        let mut values = sent.all(name);
+        let same = values.next() == Some(value.as_bytes()) && values.next().is_none();
+        if same { self } else { self.set(name, Bytes::from_static(value.as_bytes())) }
+    }
+
+    /// Removes a header if it is there.
+    #[must_use]
+    pub fn remove_where_present(self, sent: &Headers, name: &str) -> Self {
+        if sent.get(name).is_some() { self.remove(name) } else { self }
+    }
+
     /// Sets `:status`, which works in every reply to response headers, even a late one.
     #[must_use]
     pub fn status(self, status: u16) -> Self {
         self.set(":status", status.to_string())
+    }
+
+    /// Sets `:status` if it is another one.
+    #[must_use]
+    pub fn status_where_other(self, sent: u16, status: u16) -> Self {
+        if sent == status { self } else { self.status(status) }
     }
 
     /// As a change of the headers that Envoy holds.
@@ -131,6 +153,27 @@ mod tests {
     fn the_text_field_stands_in_for_an_empty_raw_value() {
         let old = core::HeaderValue { key: "a".into(), value: "b".into(), raw_value: Bytes::new() };
         assert_eq!(Headers(vec![old]).text("a"), Some("b"));
+    }
+
+    #[test]
+    fn nothing_is_changed_that_is_as_it_has_to_be() {
+        let sent = Headers::from_iter([("content-type", "application/json"), ("content-length", "12"), ("vary", "a")]);
+        let mutation = HeaderMutation::new()
+            .status_where_other(200, 200)
+            .set_where_other(&sent, "content-type", "application/json")
+            .remove_where_present(&sent, "accept-encoding");
+        assert_eq!(mutation, HeaderMutation::new());
+
+        let twice = Headers::from_iter([("content-type", "application/json"), ("content-type", "text/plain")]);
+        let mutation = HeaderMutation::new()
+            .status_where_other(201, 200)
+            .set_where_other(&twice, "content-type", "application/json")
+            .set_where_other(&sent, "cache-control", "no-cache")
+            .remove_where_present(&sent, "content-length");
+        let names: Vec<_> = mutation.set.iter().map(|header| &*header.key).collect();
+        assert_eq!(names, [":status", "content-type", "cache-control"]);
+        assert_eq!(mutation.remove, ["content-length"]);
+        assert_eq!(mutation.set("content-length", "7").remove, [""; 0]);
     }
 
     #[test]

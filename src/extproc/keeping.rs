@@ -175,10 +175,15 @@ impl LiveStream {
         Self { machine: Some(machine), lineage, keeping, account, now }
     }
 
-    /// See [`ResponseStream::push`].
-    pub fn push(&mut self, bytes: &[u8]) -> Bytes {
+    /// See [`ResponseStream::feed`].
+    pub fn feed(&mut self, bytes: &[u8]) -> usize {
+        self.machine.as_mut().map_or(0, |machine| machine.feed(bytes))
+    }
+
+    /// See [`ResponseStream::take`].
+    pub fn take(&mut self) -> Bytes {
         let Some(machine) = &mut self.machine else { return Bytes::new() };
-        let events = machine.push(bytes);
+        let events = machine.take();
         if !events.is_empty() {
             self.account.events(machine.events(), machine.has_content());
         }

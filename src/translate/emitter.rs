@@ -82,6 +82,11 @@ impl Emitter {
         self.next_sequence_number
     }
 
+    /// How many bytes [`take`](Self::take) would give.
+    pub(super) fn ready_bytes(&self) -> usize {
+        self.frames.len()
+    }
+
     /// The frames since the last call, each whole.
     pub(super) fn take(&mut self) -> Bytes {
         self.frames.split().freeze()

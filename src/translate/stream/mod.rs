@@ -159,20 +159,27 @@ impl ResponseStream {
         &self.plan
     }
 
-    /// The events that are ready.
+    /// Takes the events that are ready.
     pub fn take(&mut self) -> Bytes {
         self.emitter.take()
     }
 
     /// Takes bytes of the upstream's event stream and returns the events that follow from them, in whole frames.
     pub fn push(&mut self, bytes: &[u8]) -> Bytes {
+        self.feed(bytes);
+        self.take()
+    }
+
+    /// Takes bytes of the upstream's event stream. The events that follow from them stay until they are [taken](Self::take);
+    /// says how many bytes of events do.
+    pub fn feed(&mut self, bytes: &[u8]) -> usize {
         // The decoder lends its frames to `chunk`, so it cannot stay inside `self` meanwhile. An empty one costs nothing.
         let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(0));
         if decoder.push(bytes, |event, data| self.chunk(event, data)).is_err() {
             self.fail(upstream_failure("The upstream sent an event that is too large."));
         }
         self.decoder = decoder;
-        self.emitter.take()
+        self.emitter.ready_bytes()
     }
 
     /// Takes the body of an unstreamed answer.
