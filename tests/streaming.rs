@@ -76,6 +76,23 @@ fn the_grammar_holds_for_every_ending_after_every_frame() {
 }
 
 #[test]
+fn what_is_fed_at_once_gives_the_same_events_as_piece_by_piece() {
+    for path in inputs("stream", "sse") {
+        let case = StreamCase::read(&path);
+        let stream =
+            || ResponseStream::new(good_plan(&case.request, &case.settings), AnswerForm::Events, &case.settings);
+        let (mut fed, mut pushed) = (stream(), stream());
+        let mut pieces = pushed.take().to_vec();
+        for piece in frames_of(&case.upstream) {
+            let ready = fed.feed(piece);
+            pieces.extend_from_slice(&pushed.push(piece));
+            assert_eq!(ready, pieces.len(), "{}", path.display());
+        }
+        assert_eq!(fed.take(), pieces, "{}", path.display());
+    }
+}
+
+#[test]
 fn a_heartbeat_may_come_at_any_time() {
     for path in inputs("stream", "sse") {
         let case = StreamCase::read(&path);

@@ -98,4 +98,24 @@ mod tests {
         assert_eq!(kind("input_tokens"), Some(Kind::NumberValue(300.0)));
         assert_eq!(kind("ttft_ms"), None);
     }
+
+    #[test]
+    fn what_does_not_change_is_told_once() {
+        let keys = |facts: &Facts| {
+            let mut all = Struct::decode(encode("ours", facts)).unwrap().fields;
+            let Some(Kind::StructValue(Struct { fields })) = all.remove("ours").unwrap().kind else {
+                panic!("a struct")
+            };
+            let mut keys: Vec<String> = fields.into_keys().collect();
+            keys.sort();
+            keys
+        };
+        let mut facts = Facts { route: "create", model: Some("m".to_owned()), ..Facts::default() };
+        assert_eq!(keys(&facts), ["model", "outcome", "route", "stream"]);
+        facts.introduced = true;
+        facts.ending = Some(Ending::Completed);
+        facts.usage = Some(Usage::default());
+        let counts = ["cached_tokens", "input_tokens", "outcome", "output_tokens", "reasoning_tokens", "total_tokens"];
+        assert_eq!(keys(&facts), counts);
+    }
 }

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use responses_router::extproc::duplex::{Envoy, ExchangeError};
+use responses_router::extproc::duplex::{Envoy, ExchangeError, Stopped};
 use responses_router::extproc::headers::HeaderMutation;
 use responses_router::extproc::message::{Inbound, LastReply, Reply};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::support::envoy::ext_proc::processing_request::Request;
@@ -18,6 +19,7 @@ use crate::support::envoy::{
     Exchange, PATIENCE, Router, Seen, answer, post, request, request_body, request_trailers, response_body,
     response_trailers, seen,
 };
+use crate::support::stack::wait::POLL;
 
 /// A whole exchange as Envoy tells it, with trailers so that every kind of message is in it.
 fn conversation() -> Vec<Request> {
@@ -196,6 +198,35 @@ async fn a_deadline_is_told_apart_and_the_exchange_can_go_on() {
         envoy.send(Reply::request_headers(HeaderMutation::new(), false)).await;
         let message = envoy.next_by(began + PATIENCE).await?;
         assert!(matches!(message, Inbound::RequestBody(_)), "{message:?}");
+        envoy.next_by(Instant::now()).await.map(|message| panic!("{message:?}"))
+    })
+    .await;
+    let mut exchange = router.open().await;
+    exchange.send(post()).await;
+    exchange.reply().await;
+    exchange.send(request_body("{}", false)).await;
+    assert_eq!(exchange.error().await.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn a_message_is_given_if_it_is_there_and_before_the_work_has_to_stop() {
+    let router = Router::script(|mut envoy| async move {
+        envoy.next().await?;
+        assert!(envoy.next_if_ready().await.is_none());
+        envoy.send(Reply::request_headers(HeaderMutation::new(), false)).await;
+        let message = loop {
+            match envoy.next_if_ready().await {
+                Some(message) => break message,
+                None => tokio::time::sleep(POLL).await,
+            }
+        };
+        assert!(matches!(message, Ok(Inbound::RequestBody(_))), "{message:?}");
+        let stop = CancellationToken::new();
+        let late = envoy.next_unless(Instant::now() + Duration::from_millis(20), &stop).await;
+        assert!(matches!(late, Ok(Err(ExchangeError::Deadline))), "{late:?}");
+        stop.cancel();
+        let stopped = envoy.next_unless(Instant::now() + PATIENCE, &stop).await;
+        assert!(matches!(stopped, Err(Stopped)), "{stopped:?}");
         envoy.next_by(Instant::now()).await.map(|message| panic!("{message:?}"))
     })
     .await;

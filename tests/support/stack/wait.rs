@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often something is looked at that cannot be waited for.
-const POLL: Duration = Duration::from_millis(10);
+pub(crate) const POLL: Duration = Duration::from_millis(10);
 
 /// Carries connections and servers, which outlive the test that opened them.
 pub(crate) static RUNTIME: LazyLock<Runtime> =
