@@ -18,8 +18,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::ancestors::{AncestorIds, Ancestors};
 use super::{StoreError, foreign};
@@ -172,7 +172,7 @@ impl Record {
     /// The same for what may be sealed.
     pub(super) fn read<'a>(expected: &ResponseId, bytes: &'a [u8]) -> Result<Stored<'a>, StoreError> {
         let text = std::str::from_utf8(bytes).map_err(|_| corrupt("not UTF-8"))?;
-        let document = Document::parse(text)?;
+        let document: Document<'_> = serde_json::from_str(text).map_err(|error| unreadable("document", &error))?;
         let id: Option<ResponseId> = document.read("id")?;
         if id.as_ref() != Some(expected) {
             return Err(corrupt("it carries another id than its key"));
@@ -211,11 +211,7 @@ impl Record {
         let input = document.read(INPUT)?.ok_or_else(|| corrupt("it has no input"))?;
         // Ours come last: were the response itself to have such members, they would stay with it.
         let members = [document.last(INPUT), document.last(OURS)];
-        let response = match document.before(members) {
-            Some(response) => response,
-            None => document.join(|index| !members.contains(&Some(index)))?,
-        };
-        let response = RawValue::from_string(response).map_err(|error| unreadable("document", &error))?;
+        let response = document.join(|index| !members.contains(&Some(index)))?;
         Ok(Self { id: id.clone(), ancestors, input, response, interrupted, tenant: ours.tenant })
     }
 
@@ -228,7 +224,7 @@ impl Record {
         let input = items.into_iter().enumerate().map(|(ordinal, item)| with_id(item, id, ordinal)).collect();
         // `ttl` is the other router's bookkeeping, not part of the response.
         let response = document.join(|index| !matches!(document.key(index), Some(INPUT | "ttl")))?;
-        let response = serde_json::from_str(&response).map_err(|error| unreadable("document", &error))?;
+        let response = serde_json::from_str(response.get()).map_err(|error| unreadable("document", &error))?;
         let response = foreign::completed(id, &response).ok_or_else(|| corrupt("its response is not readable"))?;
         Ok(Self { id: id.clone(), ancestors, input, response, interrupted: false, tenant: None })
     }
@@ -318,37 +314,26 @@ struct OursIn<'a> {
     sealed: Option<SealedText<'a>>,
 }
 
-/// A stored document.
-struct Document<'a> {
-    text: &'a str,
-    members: Members<'a>,
-}
-
-/// The members of a document in their order, repeated ones included.
-struct Members<'a>(Vec<(Key<'a>, &'a RawValue)>);
+/// The members of a stored document in their order, repeated ones included.
+struct Document<'a>(Vec<(Key<'a>, &'a RawValue)>);
 
 /// The name of a member.
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl<'a> Document<'a> {
-    fn parse(text: &'a str) -> Result<Self, StoreError> {
-        let members = serde_json::from_str(text).map_err(|error| unreadable("document", &error))?;
-        Ok(Self { text, members })
-    }
-
     fn key(&self, index: usize) -> Option<&str> {
-        self.members.0.get(index).map(|(key, _)| &*key.0)
+        self.0.get(index).map(|(key, _)| &*key.0)
     }
 
     /// Where the member is that counts, the last of its name.
     fn last(&self, key: &str) -> Option<usize> {
-        self.members.0.iter().rposition(|(name, _)| name.0 == key)
+        self.0.iter().rposition(|(name, _)| name.0 == key)
     }
 
     /// Reads a member; absent and null are `None`.
     fn read<T: Deserialize<'a>>(&self, key: &str) -> Result<Option<T>, StoreError> {
-        let Some((_, value)) = self.last(key).and_then(|index| self.members.0.get(index)) else { return Ok(None) };
+        let Some((_, value)) = self.last(key).and_then(|index| self.0.get(index)) else { return Ok(None) };
         serde_json::from_str(value.get()).map_err(|error| unreadable(key, &error))
     }
 
@@ -359,57 +344,43 @@ impl<'a> Document<'a> {
         id.map_err(|_| corrupt("its previous_response_id is not a response id"))
     }
 
-    /// The object of all members before these two, as it stands there; `None` if they are not the last ones.
-    fn before(&self, last: [Option<usize>; 2]) -> Option<String> {
-        let first = self.members.0.len().checked_sub(last.len())?;
-        if last != [Some(first), Some(first + 1)] {
-            return None;
-        }
-        let (_, value) = self.members.0.get(first.checked_sub(1)?)?;
-        let end = value.get().as_bytes().as_ptr_range().end.addr().checked_sub(self.text.as_ptr().addr())?;
-        Some([self.text.get(..end)?, "}"].concat())
-    }
-
-    /// The members that `keep` picks by their place, as one compact object.
-    fn join(&self, keep: impl Fn(usize) -> bool) -> Result<String, StoreError> {
-        let length: usize = self.members.0.iter().map(|(key, value)| key.0.len() + value.get().len() + 4).sum();
-        let mut text = String::with_capacity(length + 2);
-        text.push('{');
-        for (_, (key, value)) in self.members.0.iter().enumerate().filter(|(index, _)| keep(*index)) {
-            if text.len() > 1 {
-                text.push(',');
-            }
-            let key = serde_json::to_string(&key.0).map_err(|error| unreadable("document", &error))?;
-            text.push_str(&key);
-            text.push(':');
-            text.push_str(value.get());
-        }
-        text.push('}');
-        Ok(text)
+    /// The members that `keep` picks by their place, as one compact object. They are not read again.
+    fn join(&self, keep: impl Fn(usize) -> bool) -> Result<Box<RawValue>, StoreError> {
+        let kept = self.0.iter().enumerate().filter(|(index, _)| keep(*index)).map(|(_, member)| member);
+        to_raw_value(&Joined(kept)).map_err(|error| unreadable("document", &error))
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
+/// Members as an object.
+struct Joined<I>(I);
 
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Members<'de>;
+impl<'a, I: Iterator<Item = &'a (Key<'a>, &'a RawValue)> + Clone> Serialize for Joined<I> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.clone().map(|(key, value)| (&key.0, value)))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Document<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Document<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document<'de>, A::Error> {
                 let mut members = Vec::with_capacity(48);
                 while let Some(member) = map.next_entry::<Key<'de>, &'de RawValue>()? {
                     members.push(member);
                 }
-                Ok(Members(members))
+                Ok(Document(members))
             }
         }
 
-        deserializer.deserialize_map(InOrder)
+        deserializer.deserialize_map(Members)
     }
 }
 
