@@ -132,8 +132,9 @@ impl Attempt for Once<'_> {
         let timeout = left.min(self.longest);
         let max_attempts = if self.is_repeatable() { None } else { Some(1) };
         let options = Options { timeout: Some(timeout), max_attempts, ..Options::default() };
+        // fred's futures have room for whatever a client may do, and what holds them is moved about.
         if !asking {
-            return self.send_by(&link.with(&options)).await;
+            return Box::pin(self.send_by(&link.with(&options))).await;
         }
         let pipeline = link.client().pipeline().with_options(&options);
         let both = async {
@@ -142,7 +143,7 @@ impl Attempt for Once<'_> {
             let (_, reply): (Value, Value) = pipeline.all().await?;
             Ok(reply)
         };
-        within(timeout, both).await
+        within(timeout, Box::pin(both)).await
     }
 }
 

@@ -117,7 +117,7 @@ impl Attempt for Confirmed<'_> {
 
     async fn send(&self, link: &Link, asking: bool, left: Duration) -> Result<(Value, i64), Error> {
         let timeout = left.min(self.longest);
-        within(timeout, self.pipeline(link, asking, timeout)).await
+        within(timeout, Box::pin(self.pipeline(link, asking, timeout))).await
     }
 }
 

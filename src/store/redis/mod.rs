@@ -82,6 +82,10 @@ const READY_PATIENCE: Duration = Duration::from_millis(700);
 /// More bytes of JSON than this are read or packed on a thread that may block: a third of a millisecond's work.
 const BLOCKING_BYTES: usize = 256 * 1024;
 
+/// What an operation may occupy before it begins: it is moved some times on its way into its task. With fred's futures in
+/// it, it would be 15 KB.
+const LARGEST_OPERATION_BYTES: usize = 4096;
+
 /// How records lie in Redis.
 #[derive(Debug, Clone, Default)]
 pub struct AtRest {
@@ -204,10 +208,12 @@ impl RedisStore {
     }
 
     /// Runs an operation in a task of its own. Fails at once while Redis is away, and as soon as that is known.
-    async fn run<T: Send + 'static>(
-        &self,
-        operation: impl Future<Output = Result<T, StoreError>> + Send + 'static,
-    ) -> Result<T, StoreError> {
+    async fn run<T, F>(&self, operation: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+    {
+        const { assert!(size_of::<F>() <= LARGEST_OPERATION_BYTES) };
         let away = || StoreError::Unavailable("Redis does not answer".to_owned());
         let mut presence = self.shared.pool.presence();
         if *presence.borrow() == Presence::Away {
