@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Failure;
-use crate::client::Answer;
+use crate::client::{Answer, Delay};
 use crate::conversation::{Api, Heard, decoded};
 use crate::mock;
 
@@ -100,7 +100,7 @@ pub(crate) struct Events {
     next_sequence_number: u64,
     done: bool,
     first_stamp: Option<u64>,
-    pub(crate) delays: Vec<u64>,
+    pub(crate) delays: Vec<Delay>,
     /// When the first event came.
     pub(crate) first_event: Option<u64>,
 }
@@ -219,7 +219,7 @@ impl Events {
         }
         let sent = sent.parse()?;
         self.first_stamp.get_or_insert(sent);
-        self.delays.push(arrived.saturating_sub(sent));
+        self.delays.push(Delay { sent, took: arrived.saturating_sub(sent) });
         self.stamped += 1;
         Ok(())
     }

@@ -79,14 +79,21 @@ impl Load {
     }
 }
 
+/// A stamped chunk's way from the backend to the client, in nanoseconds of [`mock::clock`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Delay {
+    pub(crate) sent: u64,
+    pub(crate) took: u64,
+}
+
 /// What was seen of a load, in nanoseconds.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) elapsed: Duration,
     /// From the request's first byte to the answer's last, per request.
     pub(crate) latencies: Vec<u64>,
-    /// From the backend's sending of a chunk to its arrival, per stamped chunk.
-    pub(crate) delays: Vec<u64>,
+    /// Per stamped chunk.
+    pub(crate) delays: Vec<Delay>,
     /// From the request's first byte to the first event, per stream.
     pub(crate) first_events: Vec<u64>,
     /// Of the streams with stamps, those whose first event came before the backend sent its first token.

@@ -16,7 +16,7 @@ const DEPTHS: [usize; 5] = [1, 10, 50, 100, 200];
 const BODIES: [(usize, usize); 5] = [(2_000, 400), (20_000, 300), (200_000, 100), (2_000_000, 20), (20_000_000, 4)];
 
 /// The numbers of live streams.
-const STREAMS: [usize; 5] = [10, 100, 1000, 2500, 5000];
+const STREAMS: [usize; 4] = [10, 100, 1000, 5000];
 
 /// The most routers that share a cluster.
 const ROUTERS: usize = 3;

@@ -1,10 +1,11 @@
 //! Streams that are live together: their memory, and what a chunk costs when there are many of them.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::Failure;
 use crate::client::{self, Answer, Load, Seen};
-use crate::mock::Mock;
+use crate::mock::{self, Mock};
 use crate::results::{MemoryResult, RowResult};
 use crate::rows::{Cpu, Resident, Row};
 
@@ -59,13 +60,17 @@ pub(crate) async fn chunks(mock: &Mock, row: &Row, streams: usize) -> Result<Row
     let (seen, window) = held(mock, row, answer, streams, async || window(mock, row).await).await?;
     let mut result = RowResult::new(row.kind);
     result.note_cpu(window.cpu, window.chunks);
-    // The delays are those of the whole run; the latency would be that of the run itself.
-    result.note_times(Seen { elapsed: window.elapsed, latencies: Vec::new(), ..seen }, window.chunks);
+    let delays = seen.delays.into_iter().filter(|delay| window.sent.contains(&delay.sent)).collect();
+    // No latencies: they would be those of the run itself.
+    let seen = Seen { elapsed: window.elapsed, delays, latencies: Vec::new(), ..seen };
+    result.note_times(seen, window.chunks);
     result.resident_kib = Some(window.resident);
     Ok(result)
 }
 
 struct Window {
+    /// By the backend's clock.
+    sent: Range<u64>,
     chunks: usize,
     elapsed: Duration,
     cpu: Cpu,
@@ -75,10 +80,10 @@ struct Window {
 async fn window(mock: &Mock, row: &Row) -> Result<Window, Failure> {
     // What opening them left behind.
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let (began, chunks, before) = (Instant::now(), mock.chunks(), row.cpu()?);
+    let (began, sent, chunks, before) = (Instant::now(), mock::clock(), mock.chunks(), row.cpu()?);
     tokio::time::sleep(WINDOW).await;
     let (elapsed, chunks, cpu) = (began.elapsed(), mock.chunks() - chunks, row.cpu()?.since(before));
-    Ok(Window { chunks: chunks.max(1), elapsed, cpu, resident: row.resident()? })
+    Ok(Window { sent: sent..mock::clock(), chunks: chunks.max(1), elapsed, cpu, resident: row.resident()? })
 }
 
 /// Opens streams, looks at the row while all are live, and ends them; every answer has to be right.

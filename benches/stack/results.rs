@@ -96,16 +96,17 @@ impl RowResult {
     /// Notes the times of a round.
     pub(crate) fn note_times(&mut self, mut seen: Seen, units: usize) {
         self.per_second.push(units as f64 / seen.elapsed.as_secs_f64());
-        for times in [&mut seen.latencies, &mut seen.delays, &mut seen.first_events] {
+        let mut delays: Vec<u64> = seen.delays.iter().map(|delay| delay.took).collect();
+        for times in [&mut seen.latencies, &mut delays, &mut seen.first_events] {
             times.sort_unstable();
         }
         let at = |times: &[u64], percent, unit: f64| percentile(times, percent).map(|time| time as f64 / unit);
         self.p50_ms.extend(at(&seen.latencies, 50, 1e6));
         self.p99_ms.extend(at(&seen.latencies, 99, 1e6));
-        self.event_p50_us.extend(at(&seen.delays, 50, 1e3));
-        self.event_p99_us.extend(at(&seen.delays, 99, 1e3));
+        self.event_p50_us.extend(at(&delays, 50, 1e3));
+        self.event_p99_us.extend(at(&delays, 99, 1e3));
         self.first_event_ms.extend(at(&seen.first_events, 50, 1e6));
-        if !seen.delays.is_empty() && !seen.first_events.is_empty() {
+        if !delays.is_empty() && !seen.first_events.is_empty() {
             self.began_before_first_token.push(seen.began_before_first_token as f64 / seen.first_events.len() as f64);
         }
     }
