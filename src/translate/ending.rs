@@ -145,11 +145,16 @@ impl Finished {
     /// # Errors
     /// Never in practice: the response holds nothing that JSON cannot express.
     pub fn response(&self) -> Result<Box<RawValue>, serde_json::Error> {
+        self.json().map(ToOwned::to_owned)
+    }
+
+    /// The response object, serialised when it is first asked for.
+    fn json(&self) -> Result<&RawValue, serde_json::Error> {
         if let Some(response) = self.response.get() {
-            return Ok(response.clone());
+            return Ok(response);
         }
         let response = self.plan.response(self.state())?;
-        Ok(self.response.get_or_init(|| response).clone())
+        Ok(self.response.get_or_init(|| response))
     }
 
     /// Turns the answer into a failed one, because the store refused it.
@@ -173,7 +178,7 @@ impl Finished {
             emitter.emit_error(error);
         }
         if !emitter.is_silent()
-            && let Ok(response) = &self.response()
+            && let Ok(response) = self.json()
         {
             emitter.emit(|sequence_number| match self.outcome {
                 Outcome::Completed => Event::Completed { sequence_number, response },
