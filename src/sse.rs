@@ -17,7 +17,7 @@ pub struct FrameTooLarge {
 }
 
 /// Memory that a decoder keeps for the next frame, in bytes: what a large one needed beyond is given back.
-const KEPT_BYTES: usize = 64 * 1024;
+const KEPT_BYTES: usize = 4 * 1024;
 
 /// Finds frames in a stream of bytes.
 #[derive(Debug)]
@@ -330,6 +330,16 @@ mod tests {
         assert!(decoder.push(b"data: 12345\n\ndata: 12345\n\n", |_, _| {}).is_ok());
         let endless = vec![b'x'; 17];
         assert_eq!(decoder.push(&endless, |_, _| {}), Err(FrameTooLarge { limit: 16 }));
+    }
+
+    #[test]
+    fn a_large_frame_leaves_no_large_buffer_behind() {
+        let mut decoder = Decoder::new(1 << 20);
+        let large = format!("data: {}\n\n", "x".repeat(1 << 19));
+        for piece in large.as_bytes().chunks(16 * 1024) {
+            decoder.push(piece, |_, _| {}).unwrap();
+        }
+        assert!(decoder.line.capacity() + decoder.data.capacity() <= 2 * KEPT_BYTES);
     }
 
     #[test]

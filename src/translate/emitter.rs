@@ -87,9 +87,10 @@ impl Emitter {
         self.frames.len()
     }
 
-    /// The frames since the last call, each whole.
+    /// The frames since the last call, each whole. Their buffer goes with them: one that stayed would be as large as the
+    /// largest burst of a stream, and be empty most of the time.
     pub(super) fn take(&mut self) -> Bytes {
-        self.frames.split().freeze()
+        std::mem::take(&mut self.frames).freeze()
     }
 }
 
