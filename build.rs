@@ -14,6 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = protox::compile([SERVICE], ["proto"])?;
     tonic_prost_build::configure()
         .build_client(false)
+        // Its codec keeps too much for each call: src/extproc/grpc.rs carries the messages.
+        .build_server(false)
         // Bodies and header values are slices of the received message, not copies of it.
         .bytes(".envoy")
         // Imported messages without payload come from envoy-types.

@@ -1,8 +1,8 @@
 //! One exchange as a future that lives inside its reply stream.
 //!
-//! tonic polls `Replies` for messages to Envoy; that polls the exchange, which reads Envoy's messages and hands over
-//! its own through a slot that holds one. No task and no channel per exchange: in the prototype that was a sixth of
-//! the processor's CPU.
+//! hyper polls `Replies`, the body of the call's response, for messages to Envoy; that polls the exchange, which reads
+//! Envoy's messages and hands over its own through a slot that holds one. No task and no channel per exchange: in the
+//! prototype that was a sixth of the processor's CPU.
 //!
 //! ```text
 //!   Envoy ──ProcessingRequest──▶ Envoy::next ─▶ exchange ─▶ Envoy::send ─▶ Slot ─▶ Replies ──ProcessingResponse──▶ Envoy
@@ -29,12 +29,16 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use futures_util::{FutureExt as _, Stream};
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use hyper::HeaderMap;
+use hyper::body::{Body, Frame};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::{Status, Streaming};
+use tonic::Status;
 use tracing::{Instrument as _, Span, field};
 
+use super::grpc::{Messages, Outgoing};
 use super::message::{Inbound, LastReply, MalformedMessage, Protocol, Reply, WrongProtocol};
 use super::metadata;
 use super::pb::{ProcessingRequest, ProcessingResponse};
@@ -113,9 +117,9 @@ pub struct Finished(());
 /// Envoy, as one exchange sees it.
 #[derive(Debug)]
 pub struct Envoy {
-    inbound: Streaming<ProcessingRequest>,
-    /// Read before the exchange began, to check the protocol.
-    first: Option<ProcessingRequest>,
+    inbound: Messages,
+    /// Read before the exchange began, to check the protocol. On the heap, since an exchange moves this and lives long.
+    first: Option<Box<ProcessingRequest>>,
     slot: Arc<Slot>,
     account: Account,
     request_over: bool,
@@ -170,7 +174,7 @@ impl Envoy {
     pub async fn next(&mut self) -> Result<Inbound, ExchangeError> {
         loop {
             let message = match self.first.take() {
-                Some(first) => first,
+                Some(first) => *first,
                 None => receive(&mut self.inbound).await?,
             };
             let Some(message) = Inbound::read(message)? else { continue };
@@ -283,8 +287,8 @@ impl Envoy {
     }
 }
 
-async fn receive(inbound: &mut Streaming<ProcessingRequest>) -> Result<ProcessingRequest, ExchangeError> {
-    match inbound.message().await {
+async fn receive(inbound: &mut Messages) -> Result<ProcessingRequest, ExchangeError> {
+    match inbound.next().await {
         Ok(Some(message)) => Ok(message),
         Ok(None) => Err(ExchangeError::Gone),
         Err(status) => Err(ExchangeError::Broken(Box::new(status))),
@@ -297,7 +301,7 @@ async fn receive(inbound: &mut Streaming<ProcessingRequest>) -> Result<Processin
 /// span `exchange` whose fields `request_id`, `route` and `response_id` are its to record.
 ///
 /// Every end is noted in `account`, those before there is an exchange too.
-pub(crate) fn serve<X, F>(inbound: Streaming<ProcessingRequest>, account: Account, exchange: X) -> Replies
+pub(super) fn serve<X, F>(inbound: Messages, account: Account, exchange: X) -> Replies
 where
     X: FnOnce(Envoy) -> F + Send + 'static,
     F: Future<Output = Result<Finished, ExchangeError>> + Send + 'static,
@@ -307,15 +311,10 @@ where
         tracing::info_span!("exchange", request_id = field::Empty, route = field::Empty, response_id = field::Empty);
     let run = run(inbound, Arc::clone(&slot), account, exchange);
     let run = AssertUnwindSafe(run).catch_unwind().instrument(span.clone());
-    Replies { slot, span, state: State::Running(Box::pin(run)) }
+    Replies { slot, outgoing: Outgoing::default(), span, state: State::Running(Box::pin(run)) }
 }
 
-async fn run<X, F>(
-    inbound: Streaming<ProcessingRequest>,
-    slot: Arc<Slot>,
-    account: Account,
-    exchange: X,
-) -> Result<Finished, ExchangeError>
+async fn run<X, F>(inbound: Messages, slot: Arc<Slot>, account: Account, exchange: X) -> Result<Finished, ExchangeError>
 where
     X: FnOnce(Envoy) -> F,
     F: Future<Output = Result<Finished, ExchangeError>>,
@@ -331,11 +330,7 @@ where
 }
 
 /// Reads the first message and checks the protocol.
-async fn open(
-    mut inbound: Streaming<ProcessingRequest>,
-    slot: Arc<Slot>,
-    account: Account,
-) -> Result<Envoy, ExchangeError> {
+async fn open(mut inbound: Messages, slot: Arc<Slot>, account: Account) -> Result<Envoy, ExchangeError> {
     static UNTOLD: Once = Once::new();
     // A stream that is opened and stays silent must not live for ever.
     let first = tokio::time::timeout(FIRST_MESSAGE, receive(&mut inbound)).await;
@@ -349,7 +344,7 @@ async fn open(
     }
     Ok(Envoy {
         inbound,
-        first: Some(first),
+        first: Some(Box::new(first)),
         slot,
         account,
         request_over: false,
@@ -362,21 +357,21 @@ async fn open(
 type Outcome = Result<Result<Finished, ExchangeError>, Box<dyn std::any::Any + Send>>;
 
 /// What an exchange sends to Envoy; polling it drives the exchange, dropping it drops the exchange.
-pub(crate) struct Replies {
+pub(super) struct Replies {
     slot: Arc<Slot>,
+    outgoing: Outgoing,
     span: Span,
     state: State,
 }
 
 /// ```text
-/// Running ──Finished──────────▶ Ended
-///    └────error or panic──▶ Failed ──status sent──▶ Ended
+/// Running ──Finished, error or panic──▶ Over ──status sent──▶ Told
 /// ```
-/// A message left in the slot goes out before any of these is looked at.
+/// A message left in the slot goes out before the status.
 enum State {
     Running(Pin<Box<dyn Future<Output = Outcome> + Send>>),
-    Failed(Status),
-    Ended,
+    Over(Status),
+    Told,
 }
 
 impl Replies {
@@ -385,39 +380,54 @@ impl Replies {
         let State::Running(exchange) = &mut self.state else { return };
         let Poll::Ready(outcome) = exchange.as_mut().poll(cx) else { return };
         self.state = match outcome {
-            Ok(Ok(Finished(()))) => State::Ended,
+            Ok(Ok(Finished(()))) => State::Over(Status::ok("")),
             Ok(Err(error)) => {
                 self.span.in_scope(|| error.log());
-                State::Failed(error.status())
+                State::Over(error.status())
             }
             Err(panic) => {
                 self.span.in_scope(|| tracing::error!(panic = panic_text(&*panic), "the exchange panicked"));
-                State::Failed(Status::internal("the exchange panicked"))
+                State::Over(Status::internal("the exchange panicked"))
             }
         };
     }
 }
 
-impl Stream for Replies {
-    type Item = Result<ProcessingResponse, Status>;
+impl Body for Replies {
+    type Data = Bytes;
+    type Error = Status;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    /// The messages that are ready, together; at the end, the status.
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        if let Some(message) = this.slot.take() {
-            return Poll::Ready(Some(Ok(message)));
+        while !this.outgoing.is_full() {
+            let message = this.slot.take().or_else(|| {
+                this.poll_exchange(cx);
+                this.slot.take()
+            });
+            let Some(message) = message else { break };
+            if let Err(status) = this.outgoing.push(&message) {
+                this.state = State::Over(status);
+            }
         }
-        this.poll_exchange(cx);
-        if let Some(message) = this.slot.take() {
-            return Poll::Ready(Some(Ok(message)));
+        if let Some(piece) = this.outgoing.take() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        match std::mem::replace(&mut this.state, State::Ended) {
+        match std::mem::replace(&mut this.state, State::Told) {
             running @ State::Running(_) => {
                 this.state = running;
                 Poll::Pending
             }
-            State::Failed(status) => Poll::Ready(Some(Err(status))),
-            State::Ended => Poll::Ready(None),
+            State::Over(status) => {
+                let mut trailers = HeaderMap::new();
+                Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+            }
+            State::Told => Poll::Ready(None),
         }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.state, State::Told)
     }
 }
 

@@ -8,8 +8,10 @@ mod answer;
 pub mod body;
 pub mod duplex;
 pub mod exchange;
+mod grpc;
 pub mod headers;
 pub mod keeping;
+mod large_body;
 pub mod local;
 pub mod message;
 mod metadata;
@@ -20,25 +22,25 @@ pub mod route;
 pub mod tenancy;
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, Ready, ready};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use http::header::CONTENT_TYPE;
 use tokio_util::task::TaskTracker;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::Service;
-use tonic::codegen::http;
+use tonic::metadata::GRPC_CONTENT_TYPE;
 use tonic::server::NamedService;
-use tonic::{Request, Response, Status, Streaming};
 
 use crate::telemetry::Account;
 use crate::telemetry::traces::TraceContext;
-use duplex::{Envoy, ExchangeError, Finished, Replies};
-use pb::ProcessingRequest;
-use pb::external_processor_server::ExternalProcessorServer;
+use duplex::{Envoy, ExchangeError, Finished};
+use grpc::Messages;
 
-/// The largest message accepted from Envoy. In FULL_DUPLEX_STREAMED it cuts bodies into pieces of about 1 MiB, so this
-/// is far away; tonic's own 4 MiB would do.
-const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+/// The method of the service that Envoy calls, as it stands in the path.
+const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 
 /// What is done with an exchange.
 pub trait Handler: Send + Sync + 'static {
@@ -61,34 +63,50 @@ pub fn service<H: Handler>(
 + Clone
 + Send
 + Sync {
-    ExternalProcessorServer::new(ExternalProcessorService { handler, live })
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+    ExternalProcessor { handler, live }
 }
 
 /// Envoy's `ExternalProcessor` service.
-struct ExternalProcessorService<H> {
+struct ExternalProcessor<H> {
     handler: Arc<H>,
     live: TaskTracker,
 }
 
-#[async_trait::async_trait]
-impl<H: Handler> pb::external_processor_server::ExternalProcessor for ExternalProcessorService<H> {
-    type ProcessStream = Replies;
+impl<H> Clone for ExternalProcessor<H> {
+    fn clone(&self) -> Self {
+        Self { handler: Arc::clone(&self.handler), live: self.live.clone() }
+    }
+}
 
-    async fn process(
-        &self,
-        request: Request<Streaming<ProcessingRequest>>,
-    ) -> Result<Response<Self::ProcessStream>, Status> {
+impl<H> NamedService for ExternalProcessor<H> {
+    const NAME: &'static str = "envoy.service.ext_proc.v3.ExternalProcessor";
+}
+
+impl<H: Handler> Service<http::Request<Body>> for ExternalProcessor<H> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<http::Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != PROCESS {
+            return ready(Ok(Status::unimplemented("").into_http()));
+        }
         let handler = Arc::clone(&self.handler);
         let live = self.live.token();
         // An Envoy that traces has a span for this call, which is what our own is a child of.
-        let told = |name| request.metadata().get(name).and_then(|value| value.to_str().ok());
+        let told = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
         let heard = told("traceparent").and_then(|parent| TraceContext::read(parent, told("tracestate")));
         let account = handler.account(heard);
-        let replies = duplex::serve(request.into_inner(), account, |envoy| async move {
+        let replies = duplex::serve(Messages::new(request.into_body()), account, |envoy| async move {
             let _live = live;
             handler.exchange(envoy).await
         });
-        Ok(Response::new(replies))
+        let mut response = http::Response::new(Body::new(replies));
+        response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        ready(Ok(response))
     }
 }
