@@ -65,18 +65,18 @@ impl Announced {
 pub(super) async fn answer(
     router: &Router,
     mut envoy: Envoy,
-    head: &ResponseHead,
-    plan: Plan,
+    head: ResponseHead,
+    plan: Box<Plan>,
     lineage: Lineage,
     mut seat: Seat,
     deadline: Instant,
 ) -> Result<Finished, ExchangeError> {
-    let announced = Announced::of(head);
+    let announced = Announced::of(&head);
     if announced == Announced::Error {
-        return upstream_error(router, envoy, head, Some((plan, lineage)), deadline).await;
+        return upstream_error(router, envoy, &head, Some((plan, lineage)), deadline).await;
     }
     let form = if plan.stream { AnswerForm::Events } else { AnswerForm::Json };
-    let machine = ResponseStream::new(plan, form, &router.settings);
+    let machine = Box::new(ResponseStream::new(*plan, form, &router.settings));
     let held = match announced {
         // We asked for no compression; a stream that is compressed all the same cannot be read as it arrives.
         Announced::EventStream if is_compressed(&head.headers) => {
@@ -86,11 +86,11 @@ pub(super) async fn answer(
             return live(router, envoy, head, machine, lineage, seat, deadline).await;
         }
         Announced::EventStream => gather_stream(router, &mut envoy, machine, &mut seat, deadline).await,
-        Announced::Json => gather_json(router, &mut envoy, head, machine, &mut seat, deadline).await,
+        Announced::Json => gather_json(router, &mut envoy, &head, machine, &mut seat, deadline).await,
         Announced::Nothing | Announced::Error => Err(refusal::bad_answer("The upstream sent an empty answer.").into()),
     };
     match held {
-        Ok((machine, ended_by)) => whole(router, envoy, head, machine, lineage, ended_by).await,
+        Ok((machine, ended_by)) => whole(router, envoy, &head, machine, lineage, ended_by).await,
         Err(interrupt) => router.leave(envoy, interrupt).await,
     }
 }
@@ -104,10 +104,10 @@ async fn gather_json(
     router: &Router,
     envoy: &mut Envoy,
     head: &ResponseHead,
-    mut machine: ResponseStream,
+    mut machine: Box<ResponseStream>,
     seat: &mut Seat,
     deadline: Instant,
-) -> Result<(ResponseStream, EndedBy), Interrupt> {
+) -> Result<(Box<ResponseStream>, EndedBy), Interrupt> {
     let limit = router.policy.max_answer_bytes;
     let (body, ended_by) = response_body(router, envoy, limit, seat, deadline).await?;
     let body = body::decode(&head.headers, body, limit).map_err(|error| unusable(&error))?;
@@ -119,10 +119,10 @@ async fn gather_json(
 async fn gather_stream(
     router: &Router,
     envoy: &mut Envoy,
-    mut machine: ResponseStream,
+    mut machine: Box<ResponseStream>,
     seat: &mut Seat,
     deadline: Instant,
-) -> Result<(ResponseStream, EndedBy), Interrupt> {
+) -> Result<(Box<ResponseStream>, EndedBy), Interrupt> {
     let held_before = seat.bytes();
     loop {
         match router.next(envoy, deadline).await? {
@@ -175,11 +175,11 @@ async fn whole(
     router: &Router,
     mut envoy: Envoy,
     head: &ResponseHead,
-    machine: ResponseStream,
+    machine: Box<ResponseStream>,
     lineage: Lineage,
     ended_by: EndedBy,
 ) -> Result<Finished, ExchangeError> {
-    let mut finished = machine.finish(End::Complete, now());
+    let mut finished = Box::new(machine.finish(End::Complete, now()));
     envoy.account().note(|facts| facts.response_ended(&finished, End::Complete));
     let streamed = finished.plan().stream;
     // A stream has its own way to say that it failed; a JSON client gets an HTTP error.
@@ -228,8 +228,8 @@ async fn whole(
 async fn live(
     router: &Router,
     mut envoy: Envoy,
-    head: &ResponseHead,
-    machine: ResponseStream,
+    head: ResponseHead,
+    machine: Box<ResponseStream>,
     lineage: Lineage,
     mut seat: Seat,
     deadline: Instant,
@@ -240,13 +240,16 @@ async fn live(
         Err(interrupt) => return router.leave(envoy, interrupt).await,
     };
     let mutation = stream_headers(answer_headers(&head.headers, machine.plan()), &head.headers);
+    let mutation = mutation.status_where_other(head.status, 200);
+    // Its headers are slices of the connection's buffer, which must not live as long as the stream.
+    drop(head);
     // From here on the client may know the id: whatever becomes of this future, what was produced is kept.
     let account = envoy.account().clone();
     account.note(|facts| facts.status = Some(200));
     let mut stream = LiveStream::new(machine, lineage, router.keeping.clone(), account.clone(), now);
     let mut ended_by = feed(&mut envoy, &mut stream, first).await?;
     let opening = stream.take();
-    envoy.send(Reply::response_headers(mutation.status_where_other(head.status, 200))).await;
+    envoy.send(Reply::response_headers(mutation)).await;
     envoy.send(Reply::response_body(opening)).await;
 
     let mut last_sent = Instant::now();
@@ -414,7 +417,7 @@ pub(super) async fn upstream_error(
     router: &Router,
     mut envoy: Envoy,
     head: &ResponseHead,
-    asked: Option<(Plan, Lineage)>,
+    asked: Option<(Box<Plan>, Lineage)>,
     deadline: Instant,
 ) -> Result<Finished, ExchangeError> {
     let (body, ended_by) = if head.end_of_stream {
@@ -434,7 +437,7 @@ pub(super) async fn upstream_error(
     match (asked, ended_by) {
         // Codex and its like compact when a stream says so; an HTTP error they would only retry.
         (Some((plan, lineage)), Some(ended_by)) if plan.stream && overflow => {
-            let mut machine = ResponseStream::new(plan, AnswerForm::Events, &router.settings);
+            let mut machine = Box::new(ResponseStream::new(*plan, AnswerForm::Events, &router.settings));
             machine.fail(ResponseError { code: "context_length_exceeded".to_owned(), message: error.message });
             whole(router, envoy, head, machine, lineage, ended_by).await
         }

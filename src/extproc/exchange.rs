@@ -145,7 +145,9 @@ enum Upload {
 /// A request that is ready to go up.
 struct Admitted {
     chat: Vec<u8>,
-    plan: Plan,
+    /// On the heap, like all of some size that lives as long as a stream: where a future hands it on to another, both
+    /// have room for it.
+    plan: Box<Plan>,
     lineage: Lineage,
 }
 
@@ -176,7 +178,7 @@ impl Handler for Router {
                 envoy.account().note(|facts| facts.tenant = owner.tenant());
                 if route == Route::Create {
                     // On the heap, so that what is answered at once needs none of its room.
-                    return Box::pin(self.create(envoy, &head, owner, seat, deadline)).await;
+                    return Box::pin(self.create(envoy, head, owner, seat, deadline)).await;
                 }
                 let answer = local::answer(&self.keeping, owner, envoy.account(), self.settings.api, route).await;
                 Ok(answer.finish(envoy).await)
@@ -203,25 +205,27 @@ impl Router {
     async fn create(
         &self,
         mut envoy: Envoy,
-        head: &RequestHead,
+        head: RequestHead,
         owner: Owner,
         mut seat: Seat,
         deadline: Instant,
     ) -> Result<Finished, ExchangeError> {
-        let (body, ended_by) = match self.request_body(&mut envoy, head, &mut seat).await {
+        let (body, ended_by) = match self.request_body(&mut envoy, &head, &mut seat).await {
             Ok(Upload::Whole(body, ended_by)) => (body, ended_by),
             Ok(Upload::AnsweredByEnvoy(head)) => {
                 return answer::upstream_error(self, envoy, &head, None, deadline).await;
             }
             Err(interrupt) => return self.leave(envoy, interrupt).await,
         };
-        let Admitted { chat, plan, lineage } = match self.admit(head, owner, body, &mut seat, envoy.account()).await {
+        let Admitted { chat, plan, lineage } = match self.admit(&head, owner, body, &mut seat, envoy.account()).await {
             Ok(admitted) => admitted,
             Err(error) => {
                 tracing::debug!(status = error.status, code = error.code, "refused");
                 return Ok(LocalAnswer::error(&error, self.settings.api).stream(envoy).await);
             }
         };
+        // Its headers are slices of the connection's buffer, which must not live as long as a stream.
+        drop(head);
         tracing::Span::current().record("response_id", envoy.account().shown(&plan.id));
 
         envoy
@@ -246,7 +250,7 @@ impl Router {
                 Err(interrupt) => return self.leave(envoy, interrupt).await,
             }
         };
-        answer::answer(self, envoy, &head, plan, lineage, seat, deadline).await
+        answer::answer(self, envoy, head, plan, lineage, seat, deadline).await
     }
 
     /// Reads the body's meaning, loads the history, and translates. The upstream has seen nothing yet.
@@ -312,7 +316,7 @@ impl Router {
             facts.chain = chain;
             facts.lossy.clone_from(&plan.lossy);
         });
-        Ok(Admitted { chat: translated.chat, plan: translated.plan, lineage })
+        Ok(Admitted { chat: translated.chat, plan: Box::new(translated.plan), lineage })
     }
 
     /// What seals reasoning for an owner, and opens no one else's. Those without identity would share a seal: they get
@@ -492,5 +496,22 @@ mod tests {
         assert_eq!(seconds(&policy, 32 << 20), 60);
         policy.request_body_pace = None;
         assert_eq!(seconds(&policy, 0), 60);
+    }
+
+    /// The bytes that a future of this walk has in memory, without making one.
+    fn room<A, B, C, D, E, F>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_live_stream_needs_little_room_for_where_it_stands() {
+        let create = |envoy, head, owner, seat, (router, deadline): (&'static Router, Instant)| {
+            router.create(envoy, head, owner, seat, deadline)
+        };
+        let bytes = room(create);
+        assert!(bytes <= 1024, "{bytes} bytes");
+        let whole = |envoy, (): (), (): (), (): (), router: Arc<Router>| router.exchange(envoy);
+        let bytes = room(whole);
+        assert!(bytes <= 1024, "{bytes} bytes");
     }
 }

@@ -156,7 +156,7 @@ impl Drop for Unwritten<'_> {
 /// was produced is stored as incomplete, because the client knows the id since `response.created`.
 pub struct LiveStream {
     /// There until it is finished.
-    machine: Option<ResponseStream>,
+    machine: Option<Box<ResponseStream>>,
     lineage: Lineage,
     keeping: Keeping,
     account: Account,
@@ -166,7 +166,7 @@ pub struct LiveStream {
 impl LiveStream {
     /// Watches over a stream. `now` gives seconds since the epoch.
     pub fn new(
-        machine: ResponseStream,
+        machine: Box<ResponseStream>,
         lineage: Lineage,
         keeping: Keeping,
         account: Account,
@@ -200,25 +200,25 @@ impl LiveStream {
     /// See [`ResponseStream::kept_bytes`].
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
-        self.machine.as_ref().map_or(0, ResponseStream::kept_bytes)
+        self.machine.as_ref().map_or(0, |machine| machine.kept_bytes())
     }
 
     /// See [`ResponseStream::is_over`].
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.machine.as_ref().is_none_or(ResponseStream::is_over)
+        self.machine.as_ref().is_none_or(|machine| machine.is_over())
     }
 
     /// See [`ResponseStream::has_failed`].
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        self.machine.as_ref().is_some_and(ResponseStream::has_failed)
+        self.machine.as_ref().is_some_and(|machine| machine.has_failed())
     }
 
     /// Ends the stream, which is no longer watched over.
     #[must_use]
-    pub fn finish(mut self, end: End) -> Option<(Finished, Lineage)> {
-        let finished = self.machine.take()?.finish(end, (self.now)());
+    pub fn finish(mut self, end: End) -> Option<(Box<Finished>, Lineage)> {
+        let finished = Box::new(self.machine.take()?.finish(end, (self.now)()));
         self.account.note(|facts| facts.response_ended(&finished, end));
         let ancestors = std::mem::take(&mut self.lineage.ancestors);
         Some((finished, Lineage { owner: self.lineage.owner, ancestors }))
