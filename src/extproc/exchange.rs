@@ -224,16 +224,12 @@ impl Router {
                 return Ok(LocalAnswer::error(&error, self.settings.api).stream(envoy).await);
             }
         };
-        // Its headers are slices of the connection's buffer, which must not live as long as a stream.
-        drop(head);
         tracing::Span::current().record("response_id", envoy.account().shown(&plan.id));
 
-        envoy
-            .send_described(Reply::request_headers(
-                self.upstream_headers(&head.headers, plan.model()),
-                self.policy.clear_route_cache,
-            ))
-            .await;
+        let mutation = self.upstream_headers(&head.headers, plan.model());
+        // Its headers are slices of the connection's buffer, which must not live as long as a stream.
+        drop(head);
+        envoy.send_described(Reply::request_headers(mutation, self.policy.clear_route_cache)).await;
         envoy.send(Reply::request_body(chat.into(), ended_by == EndedBy::Body)).await;
         if ended_by == EndedBy::Trailers {
             envoy.send(Reply::request_trailers()).await;
