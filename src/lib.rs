@@ -1,6 +1,6 @@
 //! The Responses API for any chat backend, as an Envoy external processor.
 //!
-//! The core (`openai`, `sse`, `id`, `translate`) is synchronous and pure; the shells (`store`, `sealing`, `extproc`, `server`)
+//! The core (`openai`, `sse`, `json`, `id`, `translate`) is synchronous and pure; the shells (`store`, `sealing`, `extproc`, `server`)
 //! move the bytes. ARCHITECTURE.md has the tree, the arrows and the walk of one request.
 
 pub mod admin;
@@ -10,6 +10,7 @@ pub mod config;
 pub mod envoy_config;
 pub mod extproc;
 pub mod id;
+pub mod json;
 pub mod openai;
 pub mod sealing;
 pub mod server;

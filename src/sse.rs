@@ -3,10 +3,10 @@
 //! Pure. Envoy cuts a stream at arbitrary bytes, so the decoder keeps what is unfinished; the frames that it finds do
 //! not depend on where the cuts were (a property test shows it).
 
-use std::io;
-
 use bytes::{BufMut, BytesMut};
 use serde::Serialize;
+
+use crate::json;
 
 /// A frame grew past the decoder's bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -171,9 +171,8 @@ pub fn encode(frames: &mut BytesMut, name: &str, data: &impl Serialize) {
 }
 
 fn write_json(frames: &mut BytesMut, data: &(impl Serialize + ?Sized)) {
-    let mut serializer = serde_json::Serializer::with_formatter(frames.writer(), LineSafe);
-    // Writing into memory cannot fail, and the event types hold nothing that JSON cannot express.
-    let written = data.serialize(&mut serializer);
+    // The event types hold nothing that JSON cannot express.
+    let written = json::append_line_safe(frames, data);
     debug_assert!(written.is_ok(), "an event did not serialise");
 }
 
@@ -226,62 +225,14 @@ impl FrameTemplate {
             write_json(frames, &number);
         }
         frames.put_slice(&self.before_text);
-        if text.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
-            frames.put_u8(b'"');
-            frames.put_slice(text.as_bytes());
-            frames.put_u8(b'"');
-        } else {
-            write_json(frames, text);
-        }
+        write_json(frames, text);
         frames.put_slice(&self.after_text);
     }
-}
-
-/// Whether a byte stands for itself in our JSON, whatever is beside it.
-fn is_plain(byte: u8) -> bool {
-    // E2 begins the line separators.
-    byte >= 0x20 && byte != b'"' && byte != b'\\' && byte != 0xE2
 }
 
 /// Appends the frame that ends streams of chat completions, and of some dialects of ours.
 pub fn encode_done(frames: &mut BytesMut) {
     frames.put_slice(b"data: [DONE]\n\n");
-}
-
-/// Compact JSON in which no character can be taken for the end of a line.
-struct LineSafe;
-
-impl serde_json::ser::Formatter for LineSafe {
-    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
-        write_line_safe(writer, fragment)
-    }
-
-    fn write_raw_fragment<W: ?Sized + io::Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
-        // What is passed on verbatim may be pretty-printed: in valid JSON a raw line end stands between tokens only,
-        // and the separators within strings only, where the escape means the same.
-        if memchr::memchr2(b'\n', b'\r', fragment.as_bytes()).is_none() {
-            return write_line_safe(writer, fragment);
-        }
-        for piece in fragment.split(['\n', '\r']) {
-            write_line_safe(writer, piece)?;
-        }
-        Ok(())
-    }
-}
-
-fn write_line_safe<W: ?Sized + io::Write>(writer: &mut W, fragment: &str) -> io::Result<()> {
-    // Both separators are E2 80 A8/A9 in UTF-8, so plain text costs one scan.
-    if memchr::memchr(0xE2, fragment.as_bytes()).is_none() {
-        return writer.write_all(fragment.as_bytes());
-    }
-    let mut rest = fragment;
-    while let Some(at) = rest.find(['\u{2028}', '\u{2029}']) {
-        let (before, separator) = rest.split_at(at);
-        writer.write_all(before.as_bytes())?;
-        writer.write_all(if separator.starts_with('\u{2028}') { b"\\u2028" } else { b"\\u2029" })?;
-        rest = separator.get('\u{2028}'.len_utf8()..).unwrap_or_default();
-    }
-    writer.write_all(rest.as_bytes())
 }
 
 #[cfg(test)]

@@ -6,13 +6,14 @@
 
 use std::fmt::Display;
 
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use super::chat::{InputAudio, InputFile};
 use super::json_text::JsonText;
 use super::raw::{InvalidMember, RawObject, read_raw};
 use super::tool_call::{self, CallKind, Side, ToolCall};
 use crate::id::{ItemPrefix, ResponseId};
+use crate::json;
 
 /// An item, as far as translation acts on it.
 #[derive(Debug, Clone, PartialEq)]
@@ -242,8 +243,8 @@ pub(super) fn text_or_parts(raw: &RawValue, param: &dyn Display) -> Result<Vec<P
     if raw.get().starts_with('"') {
         return Ok(vec![Part::Text(json_text(raw, param)?)]);
     }
-    let parts: Vec<RawObject> =
-        read_raw(param, raw).map_err(|_| wrong_type(param, "must be a string or a list of content parts"))?;
+    let parts =
+        RawObject::list_of_raw(raw).ok_or_else(|| wrong_type(param, "must be a string or a list of content parts"))?;
     parts.iter().enumerate().map(|(index, object)| part(object, &format_args!("{param}[{index}]"))).collect()
 }
 
@@ -320,7 +321,7 @@ impl Part {
 /// Never in practice: a string always serialises.
 pub fn message_from_text(text: &RawValue) -> Result<RawObject, serde_json::Error> {
     let mut object = RawObject::default();
-    object.set("role", to_raw_value("user")?);
+    object.set("role", json::raw_text("user")?);
     object.set("content", text.to_owned());
     Ok(object)
 }
@@ -333,20 +334,20 @@ pub fn message_from_text(text: &RawValue) -> Result<RawObject, serde_json::Error
 pub fn normalise(mut object: RawObject, item: &Item, id: &str) -> Result<Box<RawValue>, serde_json::Error> {
     match item {
         Item::Message { role, .. } => {
-            object.set("status", to_raw_value(&object.text("status").as_deref().unwrap_or("completed"))?);
+            object.set("status", json::raw_text(object.text("status").as_deref().unwrap_or("completed"))?);
             if let Some(text) = object.raw("content").filter(|content| content.get().starts_with('"')) {
                 object.set("content", content_of_text(*role, text)?);
             }
-            object.set_first("type", to_raw_value("message")?);
+            object.set_first("type", json::raw_text("message")?);
         }
         Item::Call(_) | Item::CallOutput { .. } => {
-            object.set("status", to_raw_value(&object.text("status").as_deref().unwrap_or("completed"))?);
+            object.set("status", json::raw_text(object.text("status").as_deref().unwrap_or("completed"))?);
         }
-        Item::Reference { .. } => object.set_first("type", to_raw_value("item_reference")?),
+        Item::Reference { .. } => object.set_first("type", json::raw_text("item_reference")?),
         Item::Reasoning { .. } | Item::AdditionalTools | Item::AgentMessage { .. } | Item::Unknown { .. } => {}
     }
-    object.set_first("id", to_raw_value(id)?);
-    to_raw_value(&object)
+    object.set_first("id", json::raw_text(id)?);
+    json::to_raw(&object, object.json_bytes())
 }
 
 fn content_of_text(role: Role, text: &RawValue) -> Result<Box<RawValue>, serde_json::Error> {
@@ -360,7 +361,8 @@ fn content_of_text(role: Role, text: &RawValue) -> Result<Box<RawValue>, serde_j
         Role::Assistant => TextPart::OutputText { annotations: [], logprobs: [], text },
         Role::User | Role::System | Role::Developer => TextPart::InputText { text },
     };
-    to_raw_value(&[part])
+    // The rest are names.
+    json::to_raw(&[part], text.get().len() + 80)
 }
 
 /// The id that an item keeps, or the one that it gets at this place of the turn.

@@ -54,7 +54,7 @@ impl JsonBounds {
 }
 
 /// What follows the string whose opening quote was read; nothing when it has no end.
-fn after_string(text: &[u8]) -> &[u8] {
+pub(super) fn after_string(text: &[u8]) -> &[u8] {
     let mut rest = text;
     while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {
         let escape = rest.get(at) == Some(&b'\\');

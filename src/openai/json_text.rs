@@ -8,7 +8,9 @@ use std::fmt;
 
 use serde::de::{Error as _, Unexpected};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
+
+use crate::json;
 
 /// A JSON string, quotes and escapes included, that is known to be text: no escape in it stands for half a character.
 #[derive(Clone, Serialize)]
@@ -20,7 +22,7 @@ impl JsonText {
     #[must_use]
     pub fn of(text: &str) -> Self {
         // A text always serialises.
-        to_raw_value(text).map_or_else(|_| Self::default(), Self)
+        json::raw_text(text).map_or_else(|_| Self::default(), Self)
     }
 
     /// The text that a JSON value is; `None` when it is no string, or none that can be decoded.
@@ -72,7 +74,7 @@ fn inner(raw: &RawValue) -> Option<&str> {
 impl Default for JsonText {
     /// No text.
     fn default() -> Self {
-        to_raw_value("").map_or_else(|_| Self(RawValue::NULL.to_owned()), Self)
+        json::raw_text("").map_or_else(|_| Self(RawValue::NULL.to_owned()), Self)
     }
 }
 

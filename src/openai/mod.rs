@@ -9,5 +9,6 @@ pub mod item;
 pub mod json_bounds;
 pub mod json_text;
 pub mod raw;
+pub mod raw_walk;
 pub mod responses;
 pub mod tool_call;

@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
+use super::raw_walk;
+
 /// An ordered JSON object with unparsed members. Of a repeated key the last value counts, as in JavaScript.
 #[derive(Debug, Clone, Default)]
 pub struct RawObject {
@@ -28,6 +30,22 @@ pub struct InvalidMember {
 }
 
 impl RawObject {
+    /// An object that was checked before; `None` when it is none, or when a name in it is no text.
+    #[must_use]
+    pub fn of_raw(raw: &RawValue) -> Option<Self> {
+        let members = raw_walk::members(raw)?;
+        let members = members.into_iter().map(|(name, value)| (name.into_owned(), value.to_owned())).collect();
+        let mut object = Self { members };
+        object.keep_last_of_repeated();
+        Some(object)
+    }
+
+    /// A list of objects that was checked before; `None` when it is none, see [`Self::of_raw`].
+    #[must_use]
+    pub fn list_of_raw(raw: &RawValue) -> Option<Vec<Self>> {
+        raw_walk::items(raw)?.into_iter().map(Self::of_raw).collect()
+    }
+
     /// The member's raw value; `None` when it is absent or null (CONTRACT §4: explicit nulls mean absent).
     #[must_use]
     pub fn raw(&self, key: &str) -> Option<&RawValue> {
@@ -74,6 +92,13 @@ impl RawObject {
             Some((_, old)) => *old = value,
             None => self.members.push((key.to_owned(), value)),
         }
+    }
+
+    /// How many bytes it is as JSON, if no name of a member needs an escape.
+    #[must_use]
+    pub fn json_bytes(&self) -> usize {
+        // Quotes, a colon and a comma with each member, and two braces.
+        self.iter().map(|(key, value)| key.len() + value.get().len() + 4).sum::<usize>() + 2
     }
 
     /// The members in order.

@@ -11,6 +11,7 @@ use super::error::RequestError;
 use super::lossy::{Lossy, skip_unknown};
 use super::settings::RequestBounds;
 use crate::id::ResponseId;
+use crate::json;
 use crate::openai::item::{self, Item};
 use crate::openai::json_bounds::Excess;
 use crate::openai::json_text::JsonText;
@@ -157,7 +158,7 @@ impl CreateRequest {
             Excess::Depth => RequestError::TooDeep { limit: bounds.json.max_depth },
             Excess::Values => RequestError::TooManyValues { limit: bounds.json.max_values },
         })?;
-        let members: RawObject = serde_json::from_slice(body).map_err(not_an_object)?;
+        let members: RawObject = json::from_slice(body).map_err(not_an_object)?;
         refuse_what_is_not_offered(&members)?;
 
         let mut lossy = Lossy::default();
@@ -286,8 +287,8 @@ fn input_items(members: &RawObject, limit: usize) -> Result<Vec<InputItem>, Requ
         read_raw::<JsonText>("input", input)?;
         vec![item::message_from_text(input).map_err(|error| invalid("input", error.to_string()))?]
     } else {
-        // One walk; only when that fails another, item by item, to tell which one is wrong.
-        read_raw::<Vec<RawObject>>("input", input).or_else(|_| items_one_by_one(input))?
+        // Only when that fails the parser, item by item, to tell which one is wrong.
+        RawObject::list_of_raw(input).map_or_else(|| items_one_by_one(input), Ok)?
     };
     if objects.len() > limit {
         return Err(RequestError::TooMany { param: "input".to_owned(), limit, of: "items" });

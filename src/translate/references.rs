@@ -115,7 +115,11 @@ pub(super) fn oldest_instructions(chain: &[Turn<'_>]) -> Result<Option<String>, 
 
 /// Reads an item that the store kept.
 pub(super) fn stored(raw: &RawValue) -> Result<InputItem, RequestError> {
-    let object: RawObject = serde_json::from_str(raw.get()).map_err(unreadable)?;
+    let object = match RawObject::of_raw(raw) {
+        Some(object) => object,
+        // The parser tells why.
+        None => serde_json::from_str(raw.get()).map_err(unreadable)?,
+    };
     let item = item::parse(&object, &"history").map_err(|error| RequestError::History(error.to_string()))?;
     Ok(InputItem { object, item })
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Number;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use super::create::{CreateRequest, InputItem, ReasoningOptions, TextOptions};
 use super::error::RequestError;
@@ -19,12 +19,18 @@ use super::transcript::Transcript;
 use super::upstream_dialect::UpstreamDialect;
 use super::upstream_forms;
 use crate::id::ResponseId;
+use crate::json;
 use crate::openai::chat::{ChatRequest, StreamOptions};
 use crate::openai::item::{self, Item};
 use crate::openai::raw::RawObject;
 use crate::openai::responses::{
     Echo, IncompleteDetails, OutputItem, ReasoningEcho, Response, ResponseError, Status, TextEcho, Usage, output_text,
 };
+
+/// What is set aside for a response beside its text, tools and instructions, and for a chat request beside its input, in
+/// bytes. Both grow if that is too little.
+const RESPONSE_BYTES: usize = 1536;
+const CHAT_BYTES: usize = 512;
 
 /// A request that was translated.
 #[derive(Debug)]
@@ -71,10 +77,12 @@ impl Plan {
     /// About how many bytes of memory it holds: the input, and what of the request the response repeats.
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
-        let input = self.input.iter().map(|item| item.get().len());
-        let tools = self.echo.tools.iter().flat_map(RawObject::iter).map(|(key, value)| key.len() + value.get().len());
-        let instructions = self.echo.instructions.as_ref().map_or(0, String::len);
-        input.chain(tools).sum::<usize>() + instructions
+        self.input.iter().map(|item| item.get().len()).sum::<usize>() + self.echo_bytes()
+    }
+
+    fn echo_bytes(&self) -> usize {
+        let tools: usize = self.echo.tools.iter().map(RawObject::json_bytes).sum();
+        tools + self.echo.instructions.as_ref().map_or(0, String::len)
     }
 
     /// Adds to the message of a context overflow what the client cannot know that asked for truncation: nothing was
@@ -91,7 +99,7 @@ impl Plan {
     /// Never in practice: it holds nothing that JSON cannot express.
     pub(super) fn response(&self, state: ResponseState<'_>) -> Result<Box<RawValue>, serde_json::Error> {
         let echo = &self.echo;
-        to_raw_value(&Response {
+        let value = Response {
             id: &self.id,
             object: "response",
             created_at: self.created_at,
@@ -126,7 +134,8 @@ impl Plan {
             usage: state.usage,
             user: echo.user.as_deref(),
             metadata: &echo.metadata,
-        })
+        };
+        json::to_raw(&value, RESPONSE_BYTES + self.echo_bytes() + 2 * value.output_text.len())
     }
 }
 
@@ -225,7 +234,8 @@ pub fn request(
         extras: RawObject::default(),
     };
     chat.extras = extras(&create.extras, &chat, dialect, &mut lossy);
-    let body = serde_json::to_vec(&chat).map_err(unserialisable)?;
+    let sent: usize = input.iter().map(|item| item.get().len()).sum();
+    let body = json::to_string(&chat, CHAT_BYTES + sent).map_err(unserialisable)?.into_bytes();
     let (stream, store, think) = (create.stream, create.store, ThinkSplitter::of(dialect));
     let tool_names = Box::new(tool_set.names);
     let plan = Plan { id, created_at: now, stream, store, summary, input, lossy, think, seal, tool_names, echo };
@@ -349,7 +359,7 @@ fn echo(create: &CreateRequest, tools: &ToolSet, model: String) -> Result<Echo, 
 fn text_echo(text: &TextOptions) -> Result<TextEcho, serde_json::Error> {
     let mut format = text.format.clone().unwrap_or_default();
     match format.text("type").as_deref() {
-        None => format.set("type", to_raw_value("text")?),
+        None => format.set("type", json::raw_text("text")?),
         Some("json_schema") => {
             for key in ["description", "strict"] {
                 if !format.contains(key) {

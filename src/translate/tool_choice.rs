@@ -5,11 +5,12 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 
 use super::error::RequestError;
 use super::tool_names::ToolNames;
 use super::tools::Offer;
+use crate::json;
 use crate::openai::chat::{ChatToolChoice, FunctionName};
 use crate::openai::raw::InvalidMember;
 use crate::openai::tool_call::CallKind;
@@ -156,5 +157,5 @@ fn restrict(offers: &mut Vec<Offer>, allowed: &[NamedTool]) -> Result<(), Reques
 /// # Errors
 /// Never in practice: a string always serialises.
 pub(super) fn echo(choice: Option<&RawValue>) -> Result<Box<RawValue>, serde_json::Error> {
-    choice.map_or_else(|| to_raw_value("auto"), |choice| Ok(choice.to_owned()))
+    choice.map_or_else(|| json::raw_text("auto"), |choice| Ok(choice.to_owned()))
 }

@@ -33,6 +33,7 @@ use super::request::{Plan, ResponseState};
 use super::settings::Settings;
 use super::think::ThinkSplitter;
 use super::upstream_error::UpstreamError;
+use crate::json;
 use crate::openai::chat::{ChatAnswer, TokenLogprob};
 use crate::openai::event::Event;
 use crate::openai::responses::{ContentPart, OutputItem, ResponseError, Status, Usage};
@@ -187,7 +188,7 @@ impl ResponseStream {
     /// # Errors
     /// [`BadAnswer`] when there is no usable message in it. An error in its place makes the response a failed one.
     pub fn push_completion(&mut self, body: &[u8]) -> Result<(), BadAnswer> {
-        let answer: ChatAnswer<'_> = serde_json::from_slice(body).map_err(|error| BadAnswer(place_of(&error)))?;
+        let answer: ChatAnswer<'_> = json::from_slice(body).map_err(|error| BadAnswer(place_of(&error)))?;
         if let Some(error) = UpstreamError::reported(&answer, b"", body) {
             // An error under a status of success; what it says counts, as in a stream.
             self.fail_as_reported(&error);

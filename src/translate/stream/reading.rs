@@ -2,6 +2,7 @@
 
 use super::chunk_template::ChunkTemplate;
 use super::{Held, MAX_CALLS, Open, ResponseStream};
+use crate::json;
 use crate::openai::chat::{ChatAnswer, Message, TokenLogprob, ToolCallDelta};
 use crate::openai::responses::Usage;
 use crate::translate::calls::{Added, Call};
@@ -37,11 +38,7 @@ impl ResponseStream {
         if is_plain && let Some(message) = self.chunk_template.as_ref().and_then(|template| template.read(data)) {
             return self.message(&message, Vec::new());
         }
-        // All of it at once: checking text by text that it is UTF-8 costs more than the rest of the parsing.
-        let answer: Result<ChatAnswer<'_>, _> = match std::str::from_utf8(data) {
-            Ok(data) => serde_json::from_str(data),
-            Err(_) => serde_json::from_slice(data),
-        };
+        let answer: Result<ChatAnswer<'_>, _> = json::from_slice(data);
         let answer = match answer {
             Ok(answer) => answer,
             Err(_) if event == b"error" => return self.fail_as_reported(&UpstreamError::parse(data)),
