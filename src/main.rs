@@ -136,11 +136,16 @@ fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
 
 fn run(config: &Config, tls: Option<Tls>) -> Result<(), AnyError> {
     telemetry::log_to_stdout(&config.telemetry, redis::QUIET)?;
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Some(threads) = config.server.threads {
-        runtime.worker_threads(threads.get());
-    }
-    runtime.enable_all().build()?.block_on(serve(config, tls))
+    let threads = match config.server.threads {
+        Some(threads) => threads.get(),
+        None => std::thread::available_parallelism()?.get(),
+    };
+    // A single thread needs no second one to be woken, and nothing of it is stolen.
+    let mut runtime = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    runtime.worker_threads(threads).enable_all().build()?.block_on(serve(config, tls))
 }
 
 async fn serve(config: &Config, tls: Option<Tls>) -> Result<(), AnyError> {

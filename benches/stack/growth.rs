@@ -52,7 +52,7 @@ pub(crate) async fn streams(
     directory: &RunDirectory,
     kinds: &[Kind],
     most: usize,
-    threads: Option<usize>,
+    threads: usize,
 ) -> Result<Growth, Failure> {
     let counts: Vec<usize> = STREAMS.into_iter().filter(|count| *count <= most).collect();
     let mut by_count: Vec<Vec<_>> = counts.iter().map(|_| Vec::new()).collect();
@@ -75,7 +75,7 @@ pub(crate) async fn routers(
     directory: &RunDirectory,
     requests: usize,
     rounds: usize,
-    threads: Option<usize>,
+    threads: usize,
 ) -> Result<[Growth; 2], Failure> {
     let (mut requests_by_count, mut turns_by_count) = (Vec::new(), Vec::new());
     for at in 1..=ROUTERS {

@@ -101,9 +101,9 @@ struct Args {
     /// Live streams of memory, and the most of streams; a process needs more than twice as many file descriptors
     #[arg(long, default_value_t = 5000)]
     live: usize,
-    /// Worker threads of the processors; otherwise the router's default, and one of the floor's
-    #[arg(long)]
-    threads: Option<usize>,
+    /// Worker threads of the processors, as many as each Envoy has workers
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
     /// Also write the JSON into this file
     #[arg(long)]
     json: Option<PathBuf>,

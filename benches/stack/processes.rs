@@ -166,12 +166,11 @@ pub(crate) async fn start_router(
     directory: &RunDirectory,
     address: SocketAddr,
     store: &Store,
-    threads: Option<usize>,
+    threads: usize,
 ) -> Result<Process, Failure> {
     let [admin] = free_addresses()?;
     let name = RunDirectory::name("config");
     let config = directory.file(&format!("{name}.yaml"));
-    let threads = threads.map_or_else(|| "null".to_owned(), |threads| threads.to_string());
     let text = format!(
         "server: {{listen: \"{address}\", admin_listen: \"{admin}\", threads: {threads}}}\n\
          response_api: {}\n\

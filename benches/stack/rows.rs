@@ -107,7 +107,7 @@ impl Row {
         directory: &RunDirectory,
         kind: Kind,
         upstream: SocketAddr,
-        threads: Option<usize>,
+        threads: usize,
         routers: usize,
     ) -> Result<Self, Failure> {
         let mut row = Self { kind, targets: Vec::new(), envoys: Vec::new(), processors: Vec::new(), redis: Vec::new() };
@@ -133,7 +133,7 @@ impl Row {
             let [listen, processor] = processes::free_addresses()?;
             row.processors.extend(match kind {
                 Kind::Direct | Kind::Envoy => None,
-                Kind::Noop => Some(processes::start_noop(directory, processor, threads.unwrap_or(1)).await?),
+                Kind::Noop => Some(processes::start_noop(directory, processor, threads).await?),
                 Kind::Memory | Kind::Disk | Kind::Redis | Kind::Cluster => {
                     Some(processes::start_router(directory, processor, &store, threads).await?)
                 }
