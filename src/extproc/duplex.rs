@@ -393,6 +393,34 @@ impl Replies {
     }
 }
 
+impl Replies {
+    /// Waits until there is something to send. The head of the call's response, which says nothing, then leaves with it,
+    /// and Envoy is woken once for both.
+    pub(super) async fn begun(mut self) -> Self {
+        std::future::poll_fn(|cx| {
+            self.drive(cx);
+            let silent = self.outgoing.is_empty() && matches!(self.state, State::Running(_));
+            if silent { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        self
+    }
+
+    /// Drives the exchange as far as there is room for its messages.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        while !self.outgoing.is_full() {
+            let message = self.slot.take().or_else(|| {
+                self.poll_exchange(cx);
+                self.slot.take()
+            });
+            let Some(message) = message else { break };
+            if let Err(status) = self.outgoing.push(&message) {
+                self.state = State::Over(status);
+            }
+        }
+    }
+}
+
 impl Body for Replies {
     type Data = Bytes;
     type Error = Status;
@@ -400,16 +428,7 @@ impl Body for Replies {
     /// The messages that are ready, together; at the end, the status.
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
-        while !this.outgoing.is_full() {
-            let message = this.slot.take().or_else(|| {
-                this.poll_exchange(cx);
-                this.slot.take()
-            });
-            let Some(message) = message else { break };
-            if let Err(status) = this.outgoing.push(&message) {
-                this.state = State::Over(status);
-            }
-        }
+        this.drive(cx);
         if let Some(piece) = this.outgoing.take() {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }

@@ -162,6 +162,11 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
+    /// Whether nothing is to leave.
+    pub(super) fn is_empty(&self) -> bool {
+        self.data.is_empty() && self.large.is_none()
+    }
+
     /// Whether something has to leave before there is room for another message.
     pub(super) fn is_full(&self) -> bool {
         self.large.is_some() || self.data.len() >= ENOUGH_BYTES

@@ -22,10 +22,11 @@ pub mod route;
 pub mod tenancy;
 
 use std::convert::Infallible;
-use std::future::{Future, Ready, ready};
+use std::future::{Future, ready};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use futures_util::future::BoxFuture;
 use http::header::CONTENT_TYPE;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -85,7 +86,7 @@ impl<H> NamedService for ExternalProcessor<H> {
 impl<H: Handler> Service<http::Request<Body>> for ExternalProcessor<H> {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Ready<Result<http::Response<Body>, Infallible>>;
+    type Future = BoxFuture<'static, Result<http::Response<Body>, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -93,7 +94,7 @@ impl<H: Handler> Service<http::Request<Body>> for ExternalProcessor<H> {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         if request.uri().path() != PROCESS {
-            return ready(Ok(Status::unimplemented("").into_http()));
+            return Box::pin(ready(Ok(Status::unimplemented("").into_http())));
         }
         let handler = Arc::clone(&self.handler);
         let live = self.live.token();
@@ -105,8 +106,10 @@ impl<H: Handler> Service<http::Request<Body>> for ExternalProcessor<H> {
             let _live = live;
             handler.exchange(envoy).await
         });
-        let mut response = http::Response::new(Body::new(replies));
-        response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
-        ready(Ok(response))
+        Box::pin(async move {
+            let mut response = http::Response::new(Body::new(replies.begun().await));
+            response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+            Ok(response)
+        })
     }
 }

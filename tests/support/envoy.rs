@@ -25,7 +25,7 @@ use responses_router::telemetry::traces::TraceContext;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
@@ -114,18 +114,37 @@ where
 /// One exchange, seen from Envoy.
 pub(crate) struct Exchange {
     to_router: Option<mpsc::Sender<ProcessingRequest>>,
-    from_router: Streaming<ProcessingResponse>,
+    from_router: FromRouter,
     /// What the first message tells about the filter's configuration.
     pub(crate) protocol: Option<ProtocolConfiguration>,
     /// Whether messages say that nobody listens.
     pub(crate) observability_mode: bool,
 }
 
+/// The router's side of a call. Its head comes with the first message.
+enum FromRouter {
+    Called(AbortOnDropHandle<Result<tonic::Response<Streaming<ProcessingResponse>>, Status>>),
+    Begun(Streaming<ProcessingResponse>),
+}
+
+impl FromRouter {
+    async fn message(&mut self) -> Result<Option<ProcessingResponse>, Status> {
+        if let Self::Called(call) = self {
+            *self = Self::Begun(call.await.expect("no panic")?.into_inner());
+        }
+        match self {
+            Self::Begun(messages) => messages.message().await,
+            Self::Called(_) => unreachable!("it has begun"),
+        }
+    }
+}
+
 impl Exchange {
     pub(crate) async fn open(channel: Channel) -> Self {
         let (to_router, messages) = mpsc::channel(64);
         let mut client = ExternalProcessorClient::new(channel).max_decoding_message_size(64 << 20);
-        let from_router = client.process(ReceiverStream::new(messages)).await.unwrap().into_inner();
+        let call = tokio::spawn(async move { client.process(ReceiverStream::new(messages)).await });
+        let from_router = FromRouter::Called(AbortOnDropHandle::new(call));
         let protocol = Some(modes(BodySendMode::FullDuplexStreamed, BodySendMode::FullDuplexStreamed));
         Self { to_router: Some(to_router), from_router, protocol, observability_mode: false }
     }

@@ -4,9 +4,9 @@
 //! ends of every kind. The service is driven as HTTP/2 requests would drive it, in a runtime whose time is ours.
 #![no_main]
 
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -128,10 +128,28 @@ impl http_body::Body for FromEnvoy {
 /// One exchange, seen from Envoy.
 struct Exchange {
     to_router: Option<mpsc::UnboundedSender<Result<Bytes, tonic::Status>>>,
-    from_router: Body,
+    from_router: FromRouter,
     undecoded: BytesMut,
     first: bool,
     seen: Seen,
+}
+
+/// The router's side of a call. Its head comes with the first message.
+enum FromRouter {
+    Called(Pin<Box<dyn Future<Output = http::Response<Body>>>>),
+    Begun(Body),
+}
+
+impl FromRouter {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        if let Self::Called(call) = self {
+            *self = Self::Begun(ready!(call.as_mut().poll(cx)).into_body());
+        }
+        match self {
+            Self::Begun(body) => Pin::new(body).poll_frame(cx),
+            Self::Called(_) => Poll::Pending,
+        }
+    }
 }
 
 /// What of the router's replies has to fit together.
@@ -235,9 +253,10 @@ fn streamed(body: BodyResponse) -> (Vec<u8>, bool) {
 }
 
 impl Exchange {
-    async fn open<S>(service: &mut S) -> Self
+    fn open<S>(service: &mut S) -> Self
     where
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = std::convert::Infallible>,
+        S::Future: 'static,
     {
         let (to_router, messages) = mpsc::unbounded_channel();
         let request = http::Request::post("/envoy.service.ext_proc.v3.ExternalProcessor/Process")
@@ -245,10 +264,11 @@ impl Exchange {
             .header("te", "trailers")
             .body(Body::new(FromEnvoy(messages)))
             .expect("a request");
-        let response = service.call(request).await.unwrap_or_else(|never| match never {});
+        let call = service.call(request);
+        let call = Box::pin(async move { call.await.unwrap_or_else(|never| match never {}) });
         Self {
             to_router: Some(to_router),
-            from_router: response.into_body(),
+            from_router: FromRouter::Called(call),
             undecoded: BytesMut::new(),
             first: true,
             seen: Seen::default(),
@@ -279,8 +299,7 @@ impl Exchange {
         // Writes that were begun go on beside it.
         tokio::task::yield_now().await;
         while !self.seen.ended {
-            let mut body = pin!(&mut self.from_router);
-            let polled = std::future::poll_fn(|cx| Poll::Ready(body.as_mut().poll_frame(cx))).await;
+            let polled = std::future::poll_fn(|cx| Poll::Ready(self.from_router.poll_frame(cx))).await;
             let Poll::Ready(frame) = polled else { return };
             self.frame(frame, settings);
         }
@@ -288,8 +307,7 @@ impl Exchange {
 
     async fn read_to_the_end(&mut self, settings: &Settings) {
         while !self.seen.ended {
-            let mut body = pin!(&mut self.from_router);
-            let frame = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
+            let frame = std::future::poll_fn(|cx| self.from_router.poll_frame(cx)).await;
             self.frame(frame, settings);
         }
     }
@@ -319,7 +337,12 @@ impl Exchange {
 }
 
 /// Plays one step; says whether the exchange goes on, `None` when the script is over.
-async fn step(exchange: &mut Exchange, script: &mut Script<'_>, router: &Router, grace: &CancellationToken) -> Option<bool> {
+async fn step(
+    exchange: &mut Exchange,
+    script: &mut Script<'_>,
+    router: &Router,
+    grace: &CancellationToken,
+) -> Option<bool> {
     let operation = script.byte()?;
     let end = operation & 128 != 0;
     match operation & 15 {
@@ -395,7 +418,7 @@ async fn play(input: &[u8]) {
     let router = Arc::new(router::router(settings, choices, &tasks, &grace));
     let mut service = extproc::service(Arc::clone(&router), tasks.clone());
     for _ in 0..MAX_EXCHANGES {
-        let mut exchange = Exchange::open(&mut service).await;
+        let mut exchange = Exchange::open(&mut service);
         let went_on = loop {
             match step(&mut exchange, &mut script, &router, &grace).await {
                 Some(true) => {}
