@@ -4,6 +4,8 @@
 
 #[path = "../../src/id.rs"]
 pub mod id;
+#[path = "../../src/json.rs"]
+mod json;
 #[path = "../../src/openai/mod.rs"]
 pub mod openai;
 #[path = "../../src/sse.rs"]
