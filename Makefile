@@ -186,7 +186,7 @@ bench-core: preflight ## Time the pure core by itself (translation, streams, rec
 .PHONY: bench-instructions
 bench-instructions: preflight ## Count the core's instructions by valgrind, which a busy machine cannot change
 	@binary=$$(cargo bench --bench core --no-run --message-format=json \
-		| sed -n 's/.*"executable":"\([^"]*\)".*/\1/p') && $(PYTHON) scripts/instructions.py "$$binary" $(BENCH_FLAGS)
+		| sed -n '/"kind":\["bench"\]/s/.*"executable":"\([^"]*\)".*/\1/p') && $(PYTHON) scripts/instructions.py "$$binary" $(BENCH_FLAGS)
 
 .PHONY: lint
 lint: ## Check format and lints, warnings denied
