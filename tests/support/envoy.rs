@@ -124,13 +124,13 @@ pub(crate) struct Exchange {
 /// The router's side of a call. Its head comes with the first message.
 enum FromRouter {
     Called(AbortOnDropHandle<Result<tonic::Response<Streaming<ProcessingResponse>>, Status>>),
-    Begun(Streaming<ProcessingResponse>),
+    Begun(Box<Streaming<ProcessingResponse>>),
 }
 
 impl FromRouter {
     async fn message(&mut self) -> Result<Option<ProcessingResponse>, Status> {
         if let Self::Called(call) = self {
-            *self = Self::Begun(call.await.expect("no panic")?.into_inner());
+            *self = Self::Begun(Box::new(call.await.expect("no panic")?.into_inner()));
         }
         match self {
             Self::Begun(messages) => messages.message().await,
@@ -143,8 +143,8 @@ impl Exchange {
     pub(crate) async fn open(channel: Channel) -> Self {
         let (to_router, messages) = mpsc::channel(64);
         let mut client = ExternalProcessorClient::new(channel).max_decoding_message_size(64 << 20);
-        let call = tokio::spawn(async move { client.process(ReceiverStream::new(messages)).await });
-        let from_router = FromRouter::Called(AbortOnDropHandle::new(call));
+        let call = async move { client.process(ReceiverStream::new(messages)).await };
+        let from_router = FromRouter::Called(AbortOnDropHandle::new(TaskTracker::new().spawn(call)));
         let protocol = Some(modes(BodySendMode::FullDuplexStreamed, BodySendMode::FullDuplexStreamed));
         Self { to_router: Some(to_router), from_router, protocol, observability_mode: false }
     }
