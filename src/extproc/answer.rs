@@ -127,7 +127,7 @@ async fn gather_stream(
     loop {
         match router.next(envoy, deadline).await? {
             Inbound::ResponseBody(piece) => {
-                machine.push(&piece.bytes);
+                machine.feed(&piece.bytes);
                 seat.hold(held_before.saturating_add(machine.kept_bytes()));
                 if let Some(ended_by) = ending(piece.end, machine.is_over(), machine.has_failed()) {
                     return Ok((machine, ended_by));

@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::value::RawValue;
 
 use super::StoreError;
-use super::record::{corrupt, unreadable};
+use super::document::{corrupt, unreadable};
 use crate::id::ResponseId;
 
 /// What a record knows of the turns before its own.

@@ -1,6 +1,7 @@
 //! Records as they lie at rest where others could see them: as they are, or sealed (`response_api.encryption`).
 
 use super::StoreError;
+use super::document::corrupt;
 use super::record::{Record, Sealed, Stored};
 use crate::id::ResponseId;
 use crate::sealing::{SealError, SealedText, SealingKeys, is_key_id};
@@ -71,7 +72,7 @@ impl RecordCodec {
         let unknown = || StoreError::UnknownKey { key: text.key().to_owned() };
         self.keys.as_ref().ok_or_else(unknown)?.open_document(place, text).map_err(|error| match error {
             SealError::UnknownKey(key) => StoreError::UnknownKey { key },
-            SealError::Damaged(_) | SealError::NoRandomness => corrupt(&error.to_string()),
+            SealError::Damaged(_) | SealError::NoRandomness => corrupt(error.to_string()),
         })
     }
 
@@ -86,10 +87,6 @@ impl RecordCodec {
 fn place(id: &ResponseId, tenant: Option<Tenant>) -> Vec<u8> {
     let tenant = tenant.map(|tenant| tenant.to_string()).unwrap_or_default();
     [id.as_str().as_bytes(), b"\0", tenant.as_bytes()].concat()
-}
-
-fn corrupt(reason: &str) -> StoreError {
-    StoreError::Corrupt(reason.to_owned())
 }
 
 #[cfg(test)]

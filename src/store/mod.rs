@@ -7,6 +7,7 @@ pub mod ancestors;
 pub mod chain;
 mod codec;
 pub mod disk;
+mod document;
 pub mod figures;
 mod foreign;
 pub mod holdings;

@@ -14,14 +14,13 @@
 //! {"id":"resp_…","object":"response","responses_router":{"version":2,"sealed":{"key":"…","salt":"…","data":"…"}}}
 //! ```
 
-use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::value::{RawValue, to_raw_value};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::ancestors::{AncestorIds, Ancestors};
+use super::document::{Document, corrupt, unreadable};
 use super::{StoreError, foreign};
 use crate::id::{ItemPrefix, ResponseId};
 use crate::openai::raw::RawObject;
@@ -312,85 +311,6 @@ struct OursIn<'a> {
     incomplete_reason: Option<String>,
     #[serde(default, borrow)]
     sealed: Option<SealedText<'a>>,
-}
-
-/// The members of a stored document in their order, repeated ones included.
-struct Document<'a>(Vec<(Key<'a>, &'a RawValue)>);
-
-/// The name of a member.
-#[derive(Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl<'a> Document<'a> {
-    fn key(&self, index: usize) -> Option<&str> {
-        self.0.get(index).map(|(key, _)| &*key.0)
-    }
-
-    /// Where the member is that counts, the last of its name.
-    fn last(&self, key: &str) -> Option<usize> {
-        self.0.iter().rposition(|(name, _)| name.0 == key)
-    }
-
-    /// Reads a member; absent and null are `None`.
-    fn read<T: Deserialize<'a>>(&self, key: &str) -> Result<Option<T>, StoreError> {
-        let Some((_, value)) = self.last(key).and_then(|index| self.0.get(index)) else { return Ok(None) };
-        serde_json::from_str(value.get()).map_err(|error| unreadable(key, &error))
-    }
-
-    /// The parent by `previous_response_id`, which the Go semantic-router leaves empty when there is none.
-    fn previous(&self) -> Result<Option<ResponseId>, StoreError> {
-        let previous: Option<String> = self.read("previous_response_id")?;
-        let id = previous.as_deref().filter(|id| !id.is_empty()).map(ResponseId::parse).transpose();
-        id.map_err(|_| corrupt("its previous_response_id is not a response id"))
-    }
-
-    /// The members that `keep` picks by their place, as one compact object. They are not read again.
-    fn join(&self, keep: impl Fn(usize) -> bool) -> Result<Box<RawValue>, StoreError> {
-        let kept = self.0.iter().enumerate().filter(|(index, _)| keep(*index)).map(|(_, member)| member);
-        to_raw_value(&Joined(kept)).map_err(|error| unreadable("document", &error))
-    }
-}
-
-/// Members as an object.
-struct Joined<I>(I);
-
-impl<'a, I: Iterator<Item = &'a (Key<'a>, &'a RawValue)> + Clone> Serialize for Joined<I> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.clone().map(|(key, value)| (&key.0, value)))
-    }
-}
-
-impl<'de: 'a, 'a> Deserialize<'de> for Document<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
-
-        impl<'de> Visitor<'de> for Members {
-            type Value = Document<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document<'de>, A::Error> {
-                let mut members = Vec::with_capacity(48);
-                while let Some(member) = map.next_entry::<Key<'de>, &'de RawValue>()? {
-                    members.push(member);
-                }
-                Ok(Document(members))
-            }
-        }
-
-        deserializer.deserialize_map(Members)
-    }
-}
-
-pub(super) fn corrupt(reason: impl Into<String>) -> StoreError {
-    StoreError::Corrupt(reason.into())
-}
-
-/// Without the parser's own words, which quote the value.
-pub(super) fn unreadable(what: &str, error: &serde_json::Error) -> StoreError {
-    corrupt(format!("{what}: {:?} error at line {} column {}", error.classify(), error.line(), error.column()))
 }
 
 #[cfg(test)]

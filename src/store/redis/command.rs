@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::counters::Reason;
 use super::failure::{self, Failure};
 use super::link::Link;
-use super::node::{Lane, Node};
+use super::node::{IN_FLIGHT_PER_POOL_SIZE, Lane, Node};
 use super::pool::Pool;
 use crate::store::StoreError;
 
@@ -247,6 +247,7 @@ impl Commands {
 /// The most commands that are sent as one: what a long chain needs is sent in some pieces, so that a node's room, which
 /// each takes as a whole, goes round among all that wait for it.
 const VOLLEY: usize = 64;
+const _: () = assert!(VOLLEY <= IN_FLIGHT_PER_POOL_SIZE, "the smallest pool would never have room for one");
 
 /// Commands for one node, with their places among all.
 struct Volley<'a> {
