@@ -20,7 +20,12 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const LIMITS: ChainLimits = ChainLimits { max_depth: 1000, max_bytes: 64 << 20, longest_turn: Duration::ZERO };
 
 async fn open(config: &Redis) -> Arc<dyn ResponseStore> {
-    Arc::new(RedisStore::open(config, TTL, DEADLINE, AtRest::default()).await.unwrap())
+    open_for(config, DEADLINE).await
+}
+
+/// One whose operations take no longer than that.
+async fn open_for(config: &Redis, deadline: Duration) -> Arc<dyn ResponseStore> {
+    Arc::new(RedisStore::open(config, TTL, deadline, AtRest::default()).await.unwrap())
 }
 
 fn raw(text: String) -> Box<RawValue> {

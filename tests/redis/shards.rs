@@ -8,7 +8,7 @@ use responses_router::config::Redis;
 use responses_router::store::{Record, ResponseStore};
 use tokio::task::JoinSet;
 
-use super::{open, read, turn};
+use super::{open, open_for, read, turn};
 use crate::support::redis::{Cluster, NODE_TIMEOUT, Server};
 
 /// Records of each master, each read and written by one caller in turn.
@@ -17,6 +17,10 @@ const PACE: Duration = Duration::from_millis(20);
 
 /// How long after the failure it is watched.
 const WATCHED: Duration = Duration::from_secs(10);
+
+/// How long an operation waits for a new master. Replicas that miss their election hold another one after four node
+/// timeouts, and how long Redis takes is not what is tested here.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Longer than anything takes on a machine as busy as a test's, and shorter than any failover.
 const SLOW: Duration = Duration::from_secs(1);
@@ -126,9 +130,9 @@ async fn watch(what: &str, full_coverage: &str, fail: impl FnOnce(&mut Server)) 
         node.cli(&["CONFIG", "SET", "cluster-require-full-coverage", full_coverage]);
     }
     let masters = cluster.masters();
-    let config = cluster.config();
+    let config = Redis { breaker_seconds: PATIENCE, ..cluster.config() };
     let records = records_of(&cluster, &masters, &config).await;
-    let store = open(&config).await;
+    let store = open_for(&config, PATIENCE).await;
     let (seen, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
     let mut callers = JoinSet::new();
     for (master, record) in records {

@@ -381,12 +381,14 @@ pub(super) async fn retrying<A: Attempt>(
             }
             Failure::Final => false,
         };
-        if !again || left(deadline) <= pause {
+        // Shorter towards the deadline: who waits for a failover asks until its very end.
+        let next = pause.min(left(deadline) / 2);
+        if !again || next < FIRST_PAUSE {
             return Err(failure::store_error(&error));
         }
         tracing::debug!(%error, "RedisStore: trying again");
         counters.retries.note(reason);
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(next).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
         turn = turn.wrapping_add(1);
     }
