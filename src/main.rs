@@ -195,7 +195,7 @@ async fn serve(config: &Config, tls: Option<Tls>) -> Result<(), AnyError> {
     let serving = server::serve(listener, router, stop);
     tokio::pin!(serving);
     tokio::select! {
-        stopped = &mut serving => return told(stopped?),
+        stopped = &mut serving => return told(stopped),
         () = signals.0 => {}
     }
     tracing::info!(drain_seconds, "stopping: live exchanges may finish, a second signal ends at once");
@@ -206,7 +206,7 @@ async fn serve(config: &Config, tls: Option<Tls>) -> Result<(), AnyError> {
         stopped
     };
     tokio::select! {
-        stopped = ended => told(stopped?),
+        stopped = ended => told(stopped),
         () = signals.1 => {
             tracing::warn!("a second signal: ending at once");
             Ok(())
@@ -299,7 +299,7 @@ fn router(
     Ok(Router {
         enabled: response_api.enabled,
         routes: Routes::new(&response_api.path_prefix),
-        ids: Box::new(RandomIds),
+        ids: Box::new(RandomIds::default()),
         settings: config.translation(),
         reasoning_keys: SealingKeys::new(response_api.reasoning_encryption.keys.clone()),
         tenancy: tenancy(&config.tenancy)?,

@@ -19,7 +19,18 @@ const RULES: &[Rule] = &[
     Rule {
         of: CORE,
         except: &[],
-        banned: &["tokio", "tonic", "fred", "moka", "redb", "hyper", "envoy_types", "futures_util", "async", "await"],
+        banned: &[
+            "tokio",
+            "tonic",
+            "fred",
+            "hashlink",
+            "redb",
+            "hyper",
+            "envoy_types",
+            "futures_util",
+            "async",
+            "await",
+        ],
         why: "the core is synchronous and knows no transport and no backend",
     },
     Rule {
@@ -90,8 +101,8 @@ const RULES: &[Rule] = &[
     Rule {
         of: &["src/"],
         except: &["src/store/memory.rs", "src/store/memory/"],
-        banned: &["moka"],
-        why: "only store/memory knows moka",
+        banned: &["hashlink"],
+        why: "only store/memory knows hashlink",
     },
     Rule {
         of: &["src/"],

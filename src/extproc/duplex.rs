@@ -357,7 +357,7 @@ async fn open(mut inbound: Messages, slot: Arc<Slot>, account: Account) -> Resul
 type Outcome = Result<Result<Finished, ExchangeError>, Box<dyn std::any::Any + Send>>;
 
 /// What an exchange sends to Envoy; polling it drives the exchange, dropping it drops the exchange.
-pub(super) struct Replies {
+pub struct Replies {
     slot: Arc<Slot>,
     outgoing: Outgoing,
     span: Span,
@@ -394,16 +394,12 @@ impl Replies {
 }
 
 impl Replies {
-    /// Waits until there is something to send. The head of the call's response, which says nothing, then leaves with it,
+    /// Ready when there is something to send. The head of the call's response, which says nothing, then leaves with it,
     /// and Envoy is woken once for both.
-    pub(super) async fn begun(mut self) -> Self {
-        std::future::poll_fn(|cx| {
-            self.drive(cx);
-            let silent = self.outgoing.is_empty() && matches!(self.state, State::Running(_));
-            if silent { Poll::Pending } else { Poll::Ready(()) }
-        })
-        .await;
-        self
+    pub(super) fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.drive(cx);
+        let silent = self.outgoing.is_empty() && matches!(self.state, State::Running(_));
+        if silent { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Drives the exchange as far as there is room for its messages.
@@ -447,6 +443,12 @@ impl Body for Replies {
 
     fn is_end_stream(&self) -> bool {
         matches!(self.state, State::Told)
+    }
+}
+
+impl std::fmt::Debug for Replies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replies").field("outgoing", &self.outgoing).finish_non_exhaustive()
     }
 }
 

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use hyper::body::Body as _;
+use hyper::body::{Body as _, Frame, Incoming};
 use prost::Message;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -29,15 +29,49 @@ const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 /// The most room that is made for a message before its bytes come: enough for a whole piece of body.
 const MAX_ROOM_BYTES: usize = 2 * 1024 * 1024;
 
+/// The body of a call.
+#[derive(Debug)]
+pub enum Calling {
+    /// Of a connection of ours.
+    Incoming(Incoming),
+    /// Made by a program, or by something between the connection and us.
+    Other(Body),
+}
+
+impl From<Incoming> for Calling {
+    fn from(body: Incoming) -> Self {
+        Self::Incoming(body)
+    }
+}
+
+impl From<Body> for Calling {
+    fn from(body: Body) -> Self {
+        Self::Other(body)
+    }
+}
+
+impl Calling {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self {
+            Self::Incoming(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                // Knows what HTTP/2 says of the end of a stream.
+                Poll::Ready(frame.map(|frame| frame.map_err(|error| Status::from_error(Box::new(error)))))
+            }
+            Self::Other(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+}
+
 /// The messages that come on a call.
 #[derive(Debug)]
 pub(super) struct Messages {
-    body: Body,
+    body: Calling,
     received: Received,
 }
 
 impl Messages {
-    pub(super) fn new(body: Body) -> Self {
+    pub(super) fn new(body: Calling) -> Self {
         Self { body, received: Received::default() }
     }
 
@@ -58,7 +92,7 @@ impl Messages {
             if let Some(message) = self.received.message()? {
                 return Poll::Ready(Ok(Some(message)));
             }
-            return Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            return Poll::Ready(match ready!(self.body.poll_frame(cx)) {
                 Some(Ok(frame)) => {
                     // Trailers say nothing in a request.
                     if let Ok(data) = frame.into_data() {

@@ -21,23 +21,23 @@ pub mod refusal;
 pub mod route;
 pub mod tenancy;
 
-use std::convert::Infallible;
-use std::future::{Future, ready};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use futures_util::future::BoxFuture;
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
+use hyper::body::Frame;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::codegen::Service;
 use tonic::metadata::GRPC_CONTENT_TYPE;
-use tonic::server::NamedService;
 
 use crate::telemetry::Account;
 use crate::telemetry::traces::TraceContext;
-use duplex::{Envoy, ExchangeError, Finished};
+use duplex::{Envoy, ExchangeError, Finished, Replies};
+pub use grpc::Calling;
 use grpc::Messages;
 
 /// The method of the service that Envoy calls, as it stands in the path.
@@ -54,47 +54,24 @@ pub trait Handler: Send + Sync + 'static {
     fn exchange(self: Arc<Self>, envoy: Envoy) -> impl Future<Output = Result<Finished, ExchangeError>> + Send;
 }
 
-/// Envoy's service as requests and responses of HTTP/2, whatever carries them: every call of `Process` is one exchange,
-/// which runs with `handler` and counts in `live`.
-pub fn service<H: Handler>(
-    handler: Arc<H>,
-    live: TaskTracker,
-) -> impl Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible, Future: Send>
-+ NamedService
-+ Clone
-+ Send
-+ Sync {
-    ExternalProcessor { handler, live }
-}
-
-/// Envoy's `ExternalProcessor` service.
-struct ExternalProcessor<H> {
+/// Envoy's `ExternalProcessor` service as requests and responses of HTTP/2: every call of `Process` is one exchange, which
+/// runs with the handler.
+#[derive(Debug)]
+pub struct Service<H> {
     handler: Arc<H>,
     live: TaskTracker,
 }
 
-impl<H> Clone for ExternalProcessor<H> {
-    fn clone(&self) -> Self {
-        Self { handler: Arc::clone(&self.handler), live: self.live.clone() }
-    }
-}
-
-impl<H> NamedService for ExternalProcessor<H> {
-    const NAME: &'static str = "envoy.service.ext_proc.v3.ExternalProcessor";
-}
-
-impl<H: Handler> Service<http::Request<Body>> for ExternalProcessor<H> {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<http::Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
+impl<H: Handler> Service<H> {
+    /// Exchanges run with `handler` and count in `live`.
+    pub fn new(handler: Arc<H>, live: TaskTracker) -> Self {
+        Self { handler, live }
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    /// Answers a call. The exchange runs when the answer, and then its body, is polled.
+    pub fn call<B: Into<Calling>>(&self, request: http::Request<B>) -> Answering {
         if request.uri().path() != PROCESS {
-            return Box::pin(ready(Ok(Status::unimplemented("").into_http())));
+            return Answering::Refused(Some(Status::unimplemented("")));
         }
         let handler = Arc::clone(&self.handler);
         let live = self.live.token();
@@ -102,14 +79,69 @@ impl<H: Handler> Service<http::Request<Body>> for ExternalProcessor<H> {
         let told = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
         let heard = told("traceparent").and_then(|parent| TraceContext::read(parent, told("tracestate")));
         let account = handler.account(heard);
-        let replies = duplex::serve(Messages::new(request.into_body()), account, |envoy| async move {
+        let replies = duplex::serve(Messages::new(request.into_body().into()), account, |envoy| async move {
             let _live = live;
             handler.exchange(envoy).await
         });
-        Box::pin(async move {
-            let mut response = http::Response::new(Body::new(replies.begun().await));
-            response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
-            Ok(response)
-        })
+        Answering::Begins(Some(replies))
+    }
+}
+
+/// The answer to a call, in the making.
+#[derive(Debug)]
+pub enum Answering {
+    /// Of an exchange that has not said anything yet.
+    Begins(Option<Replies>),
+    /// Of a call that is none of ours.
+    Refused(Option<Status>),
+}
+
+impl Future for Answering {
+    type Output = http::Response<Answer>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Begins(replies) => {
+                if let Some(replies) = replies {
+                    ready!(replies.poll_begun(cx));
+                }
+                let Some(replies) = replies.take() else { return Poll::Pending };
+                let mut response = http::Response::new(Answer::Replies(replies));
+                response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
+                Poll::Ready(response)
+            }
+            Self::Refused(status) => match status.take() {
+                Some(status) => Poll::Ready(status.into_http().map(Answer::Other)),
+                None => Poll::Pending,
+            },
+        }
+    }
+}
+
+/// The body of the answer to a call.
+#[derive(Debug)]
+pub enum Answer {
+    /// What an exchange tells Envoy.
+    Replies(Replies),
+    /// Of a call that is no exchange.
+    Other(Body),
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self.get_mut() {
+            Self::Replies(replies) => Pin::new(replies).poll_frame(cx),
+            Self::Other(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Replies(replies) => replies.is_end_stream(),
+            Self::Other(body) => body.is_end_stream(),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The server that Envoy connects to: over TCP, TLS or a unix socket, with gRPC health, and a stop that lets exchanges
 //! finish.
 
+mod calls;
 mod listener;
 pub mod probe;
 pub mod tls;
@@ -8,31 +9,17 @@ pub mod tls;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 
 pub use self::listener::{BindError, Listener};
 
+use self::calls::Calls;
 use self::listener::Socket;
 use crate::extproc::{self, Handler};
-
-/// The most bytes of a call's own headers. The HTTP headers of an exchange are not among them: those are in its messages.
-const MAX_HEADER_BYTES: u32 = 16 * 1024;
-
-/// How many streams may be reset before they were accepted, per connection. More would be taken for the "rapid reset"
-/// attack and end the connection with all its live streams; h2's 20 is for strangers, and Envoy resets a stream for
-/// every client that hangs up.
-const MAX_PENDING_RESETS: usize = 4096;
-
-/// A ping this often finds out that the machine on the other side is gone; an idle exchange would wait for ever.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-
-/// How long the answer to a ping may take.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long exchanges that outlived the grace may take over their last event, its write to the store included.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -74,14 +61,7 @@ pub enum Stopped {
 /// It does not tell whether the store is ready: Envoy's health checks would take the router out of its cluster and answer
 /// an empty 503 in its place, where the router has an error that says what is wrong and goes on serving what needs no
 /// store. `/readyz` tells that.
-///
-/// # Errors
-/// When tonic fails to serve at all; a broken connection is no such case.
-pub async fn serve<H: Handler>(
-    listener: Listener,
-    handler: Arc<H>,
-    stop: Stop,
-) -> Result<Stopped, tonic::transport::Error> {
+pub async fn serve<H: Handler>(listener: Listener, handler: Arc<H>, stop: Stop) -> Stopped {
     let (health, health_service) = tonic_health::server::health_reporter();
     for name in HEALTH_NAMES {
         health.set_service_status(name, ServingStatus::Serving).await;
@@ -94,29 +74,17 @@ pub async fn serve<H: Handler>(
         }
         tokio::time::sleep(stop.delay).await;
     };
-    let service = extproc::service(handler, stop.live.clone());
-    // max_concurrent_streams stays unset: every live answer is a stream, and a limit of 10 made a cold Envoy fail 30 of
-    // 40 requests, because it learns of the limit too late.
-    let router = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
-        .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .add_service(health_service)
-        .add_service(service);
+    let calls = Calls::new(extproc::Service::new(handler, stop.live.clone()), health_service);
     let serving = async move {
         match listener.socket {
             Socket::Tcp(listener) => {
-                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-                router.serve_with_incoming_shutdown(incoming, stopping).await
+                // Without it a small message waits for the acknowledgement of the one before it.
+                let incoming = TcpListenerStream::new(listener)
+                    .map(|accepted| accepted.and_then(|stream| stream.set_nodelay(true).map(|()| stream)));
+                calls.serve(incoming, stopping).await;
             }
-            Socket::Tls(listener, tls) => {
-                let incoming = tls::accept(listener, tls);
-                router.serve_with_incoming_shutdown(incoming, stopping).await
-            }
-            Socket::Unix(listener, _file) => {
-                router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopping).await
-            }
+            Socket::Tls(listener, tls) => calls.serve(tls::accept(listener, tls), stopping).await,
+            Socket::Unix(listener, _file) => calls.serve(UnixListenerStream::new(listener), stopping).await,
         }
     };
     let grace_over = async {
@@ -126,12 +94,11 @@ pub async fn serve<H: Handler>(
         tokio::time::sleep(LAST_WORDS).await;
     };
     tokio::select! {
-        result = async {
-            serving.await?;
+        () = async {
+            serving.await;
             stop.live.close();
             stop.live.wait().await;
-            Ok(Stopped::Clean)
-        } => result,
-        () = grace_over => Ok(Stopped::GraceOver { live: stop.live.len() }),
+        } => Stopped::Clean,
+        () = grace_over => Stopped::GraceOver { live: stop.live.len() },
     }
 }

@@ -1,32 +1,27 @@
 //! Records in this process: the default, for one replica and for tests. A restart forgets them.
 //!
-//! Bounded by entries and by bytes at once; what was used longest ago goes first. Built on moka with plain LRU:
-//! its default policy may refuse a *new* entry in favour of popular old ones, and a record that was acknowledged must
-//! be there for the next turn.
+//! Bounded by entries and by bytes at once; what was used longest ago goes first, and a new record is never refused in
+//! favour of an old one: what was acknowledged must be there for the next turn.
 
 use std::num::NonZeroU64;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use moka::Expiry;
-use moka::notification::RemovalCause;
-use moka::ops::compute::Op;
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
+use hashlink::LinkedHashMap;
 
 use super::figures::{self, Figure, Tally};
 use super::{Record, ResponseStore, StoreError, Touch};
 use crate::id::ResponseId;
 use crate::tenant::Tenant;
 
-/// What the cache keeps per entry beside the record: two copies of the key, list nodes, timestamps, the hash bucket.
+/// What is kept per entry beside the record: the key, its place in map and order, and the allocations' edges.
 const ENTRY_OVERHEAD_BYTES: usize = 512;
 
-/// After how many records of one load other tasks get their turn: a third of a millisecond.
+/// After how many records of one load other tasks get their turn: some tens of microseconds.
 const RECORDS_PER_TURN: usize = 128;
 
-/// moka refuses more than a thousand years by a panic.
+/// So far no clock reaches.
 const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// How much a [`MemoryStore`] may hold, and for how long.
@@ -42,72 +37,58 @@ pub struct MemoryBounds {
 
 /// The in-process store.
 ///
-/// An operation on one record takes about 3 µs (release build) and no lock is held over an await, so nothing is handed
-/// to a blocking thread; a long chain gives way to other tasks now and then.
+/// An operation on one record takes about a microsecond (release build) under one lock, which is not held over an await;
+/// what goes is freed outside it. A long chain gives way to other tasks now and then.
 pub struct MemoryStore {
-    records: Cache<ResponseId, Stored>,
-    scale: Scale,
-    ttl: Duration,
-    counters: Arc<Counters>,
+    held: Mutex<Held>,
+    bounds: MemoryBounds,
+    counters: Counters,
 }
 
-#[derive(Clone)]
+/// The records, the longest unused first.
+#[derive(Default)]
+struct Held {
+    records: LinkedHashMap<ResponseId, Stored>,
+    bytes: u64,
+}
+
 struct Stored {
     record: Arc<Record>,
-    weight: u32,
-    bytes: usize,
-    /// From its last write, which a refresh is too.
-    lifetime: Duration,
+    bytes: u64,
+    /// Each record has a lifetime of its own: one that a chain has used lives longer than a new one.
+    expires: Instant,
 }
 
-/// Each record has a lifetime of its own: one that a chain has used lives longer than a new one.
-struct Lifetimes;
-
-impl Expiry<ResponseId, Stored> for Lifetimes {
-    fn expire_after_create(&self, _: &ResponseId, stored: &Stored, _: Instant) -> Option<Duration> {
-        Some(stored.lifetime)
-    }
-
-    fn expire_after_update(
-        &self,
-        _: &ResponseId,
-        stored: &Stored,
-        _: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        Some(stored.lifetime)
-    }
-}
-
-/// What the store counts. moka tells of every entry that goes, one that is written over included; so what came in less
-/// what went is what is there.
 #[derive(Debug, Default)]
 struct Counters {
-    put: Tally,
-    put_bytes: Tally,
-    gone: Tally,
-    gone_bytes: Tally,
     written_bytes: Tally,
     expired: Tally,
     evicted: Tally,
     refused_for_space: Tally,
 }
 
-impl Counters {
-    fn put(&self, stored: Stored) -> Op<Stored> {
-        self.put.one();
-        self.put_bytes.add_bytes(stored.bytes);
-        Op::Put(stored)
+impl Held {
+    fn put(&mut self, id: ResponseId, stored: Stored) {
+        self.bytes += stored.bytes;
+        if let Some(before) = self.records.insert(id, stored) {
+            self.bytes -= before.bytes;
+        }
     }
 
-    fn gone(&self, bytes: usize, cause: RemovalCause) {
-        self.gone.one();
-        self.gone_bytes.add_bytes(bytes);
-        match cause {
-            RemovalCause::Expired => self.expired.one(),
-            RemovalCause::Size => self.evicted.one(),
-            RemovalCause::Explicit | RemovalCause::Replaced => {}
-        }
+    fn remove(&mut self, id: &ResponseId) -> Option<Stored> {
+        let gone = self.records.remove(id)?;
+        self.bytes -= gone.bytes;
+        Some(gone)
+    }
+
+    fn remove_oldest(&mut self) -> Option<Stored> {
+        let (_, gone) = self.records.pop_front()?;
+        self.bytes -= gone.bytes;
+        Some(gone)
+    }
+
+    fn is_oldest_expired(&self, now: Instant) -> bool {
+        self.records.front().is_some_and(|(_, oldest)| oldest.expires <= now)
     }
 }
 
@@ -115,64 +96,78 @@ impl MemoryStore {
     /// An empty store with these bounds.
     #[must_use]
     pub fn new(bounds: MemoryBounds) -> Self {
-        let scale = Scale::new(bounds.max_entries, bounds.max_bytes);
-        let counters = Arc::new(Counters::default());
-        let told = Arc::clone(&counters);
-        let records = Cache::builder()
-            .name("responses")
-            .eviction_policy(EvictionPolicy::lru())
-            .eviction_listener(move |_, stored: Stored, cause| told.gone(stored.bytes, cause))
-            .weigher(|_, stored: &Stored| stored.weight)
-            .max_capacity(u64::from(scale.capacity))
-            .expire_after(Lifetimes)
-            .build();
-        Self { records, scale, ttl: bounds.ttl.min(LONGEST_TTL), counters }
+        let bounds = MemoryBounds { ttl: bounds.ttl.min(LONGEST_TTL), ..bounds };
+        Self { held: Mutex::default(), bounds, counters: Counters::default() }
     }
 
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that has expired goes; no later than this it is nothing more.
     fn read(&self, id: &ResponseId, touch: Touch) -> Option<Arc<Record>> {
-        let stored = match touch {
-            Touch::Keep => self.records.get(id)?,
-            // Time to live counts from the last write, so the record is written over itself: under the same key lock
-            // as `delete`, which therefore comes wholly before or wholly after.
-            Touch::Refresh { longer } => {
-                let lifetime = self.ttl.saturating_add(longer).min(LONGEST_TTL);
-                self.records
-                    .entry_by_ref(id)
-                    .and_compute_with(|entry| {
-                        entry.map_or(Op::Nop, |entry| self.counters.put(Stored { lifetime, ..entry.into_value() }))
-                    })
-                    .into_entry()?
-                    .into_value()
-            }
-        };
-        Some(stored.record)
+        let now = Instant::now();
+        let mut held = self.held();
+        if held.records.get(id)?.expires <= now {
+            let gone = held.remove(id);
+            drop(held);
+            self.counters.expired.one();
+            drop(gone);
+            return None;
+        }
+        let stored = held.records.to_back(id)?;
+        if let Touch::Refresh { longer } = touch {
+            stored.expires = now + self.bounds.ttl.saturating_add(longer).min(LONGEST_TTL);
+        }
+        Some(Arc::clone(&stored.record))
     }
 
-    /// Applies pending work: evicts down to the bounds, frees what expired or was removed.
-    fn settle(&self) {
-        self.records.run_pending_tasks();
+    /// Removes what has expired wherever it stands.
+    fn sweep(&self) {
+        let now = Instant::now();
+        let mut gone = Vec::new();
+        let mut held = self.held();
+        let expired = held.records.iter().filter(|(_, stored)| stored.expires <= now).map(|(id, _)| id.clone());
+        for id in expired.collect::<Vec<_>>() {
+            gone.extend(held.remove(&id));
+        }
+        drop(held);
+        self.counters.expired.add(gone.len() as u64);
     }
 }
 
 #[async_trait]
 impl ResponseStore for MemoryStore {
     async fn put(&self, record: Arc<Record>) -> Result<(), StoreError> {
-        let bytes = record.size_bytes() + ENTRY_OVERHEAD_BYTES;
-        let limit = self.scale.largest_bytes();
-        let Some(weight) = self.scale.weight(bytes) else {
+        let size = record.size_bytes() + ENTRY_OVERHEAD_BYTES;
+        let MemoryBounds { max_entries, max_bytes, ttl } = self.bounds;
+        let bytes = u64::try_from(size).unwrap_or(u64::MAX);
+        if bytes > max_bytes {
             self.counters.refused_for_space.one();
-            return Err(StoreError::TooLarge { bytes, limit });
-        };
-        self.records.entry(record.id.clone()).and_try_compute_with(|entry| match entry {
-            None => {
-                self.counters.written_bytes.add_bytes(bytes);
-                Ok(self.counters.put(Stored { record, weight, bytes, lifetime: self.ttl }))
+            let limit = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+            return Err(StoreError::TooLarge { bytes: size, limit });
+        }
+        let now = Instant::now();
+        // Freed when the lock is.
+        let mut gone = Vec::new();
+        let mut held = self.held();
+        match held.records.get(&record.id) {
+            Some(before) if before.expires > now => {
+                return if *before.record == *record { Ok(()) } else { Err(StoreError::Conflict) };
             }
-            Some(entry) if *entry.value().record == *record => Ok(Op::Nop),
-            Some(_) => Err(StoreError::Conflict),
-        })?;
-        // moka would let 64 writes pile up before it evicts: of 5 MB records, 320 MB over the bound.
-        self.settle();
+            _ => {}
+        }
+        held.put(record.id.clone(), Stored { record, bytes, expires: now + ttl });
+        while held.is_oldest_expired(now) && held.records.len() > 1 {
+            gone.extend(held.remove_oldest());
+            self.counters.expired.one();
+        }
+        while held.bytes > max_bytes || held.records.len() as u64 > max_entries.get() {
+            gone.extend(held.remove_oldest());
+            self.counters.evicted.one();
+        }
+        drop(held);
+        self.counters.written_bytes.add_bytes(size);
         Ok(())
     }
 
@@ -192,24 +187,18 @@ impl ResponseStore for MemoryStore {
     }
 
     async fn delete(&self, id: &ResponseId) -> Result<bool, StoreError> {
-        let mut existed = false;
-        // moka's own answer would count an expired entry that is not swept yet.
-        self.records.entry_by_ref(id).and_compute_with(|entry| {
-            existed = entry.is_some();
-            Op::Remove
-        });
-        self.settle();
-        Ok(existed)
+        let gone = self.held().remove(id);
+        Ok(gone.is_some_and(|gone| gone.expires > Instant::now()))
     }
 
     /// Always ready. The probe doubles as the sweep of expired records while no request comes by.
     async fn ready(&self) -> Result<(), StoreError> {
-        self.settle();
+        self.sweep();
         Ok(())
     }
 
     fn ttl(&self) -> Duration {
-        self.ttl
+        self.bounds.ttl
     }
 
     fn place_of(&self, _: Tenant) -> Option<Arc<dyn ResponseStore>> {
@@ -221,13 +210,14 @@ impl ResponseStore for MemoryStore {
     }
 
     fn figures(&self) -> Vec<Figure> {
-        let Counters { put, put_bytes, gone, gone_bytes, written_bytes, expired, evicted, refused_for_space } =
-            &*self.counters;
-        // What went is read first: it came in before.
-        let (gone, gone_bytes) = (gone.value(), gone_bytes.value());
+        let Counters { written_bytes, expired, evicted, refused_for_space } = &self.counters;
+        let (items, bytes) = {
+            let held = self.held();
+            (held.records.len() as u64, held.bytes)
+        };
         vec![
-            figures::items(put.value().saturating_sub(gone)),
-            figures::bytes(put_bytes.value().saturating_sub(gone_bytes)),
+            figures::items(items),
+            figures::bytes(bytes),
             figures::bytes_written(written_bytes),
             figures::evictions([("expired", expired), ("bound", evicted)]),
             figures::refused_for_space(refused_for_space),
@@ -235,46 +225,8 @@ impl ResponseStore for MemoryStore {
     }
 }
 
-/// One weight for two bounds.
-///
-/// A record weighs its bytes, but at least a `max_entries`-th of the capacity, so that neither more records nor more
-/// bytes than allowed fit. Weights are u32 in moka: above 4 GiB a unit of weight is several bytes, rounded so that the
-/// sum never understates.
-#[derive(Debug, Clone, Copy)]
-struct Scale {
-    bytes_per_unit: u64,
-    lightest: u32,
-    capacity: u32,
-}
-
-impl Scale {
-    fn new(max_entries: NonZeroU64, max_bytes: u64) -> Self {
-        let bytes_per_unit = max_bytes.div_ceil(u64::from(u32::MAX)).max(1);
-        let units = max_bytes / bytes_per_unit;
-        let lightest = (units / max_entries).max(1);
-        // One entry more than allowed must not fit, even where the division left a remainder.
-        let one_too_many = max_entries.get().saturating_add(1).saturating_mul(lightest);
-        let capacity = units.min(one_too_many - 1);
-        // Both are at most `units`, or 1: they fit.
-        let narrow = |units: u64| u32::try_from(units).unwrap_or(u32::MAX);
-        Self { bytes_per_unit, lightest: narrow(lightest), capacity: narrow(capacity) }
-    }
-
-    /// The weight of an entry of so many bytes; `None` when it can never fit.
-    fn weight(self, bytes: usize) -> Option<u32> {
-        let units = u64::try_from(bytes).ok()?.div_ceil(self.bytes_per_unit);
-        let weight = u32::try_from(units).ok()?.max(self.lightest);
-        (weight <= self.capacity).then_some(weight)
-    }
-
-    fn largest_bytes(self) -> usize {
-        usize::try_from(u64::from(self.capacity) * self.bytes_per_unit).unwrap_or(usize::MAX)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
     use serde_json::value::RawValue;
 
     use super::*;
@@ -299,17 +251,16 @@ mod tests {
     }
 
     fn held(store: &MemoryStore) -> Vec<u128> {
-        let mut numbers: Vec<u128> = store
-            .records
-            .iter()
-            .map(|(id, _)| u128::from_str_radix(id.as_str().trim_start_matches("resp_"), 16).unwrap())
-            .collect();
+        let held = store.held();
+        let number = |id: &ResponseId| u128::from_str_radix(id.as_str().trim_start_matches("resp_"), 16).unwrap();
+        let mut numbers: Vec<u128> = held.records.keys().map(number).collect();
         numbers.sort_unstable();
         numbers
     }
 
     fn bytes_held(store: &MemoryStore) -> u64 {
-        store.records.iter().map(|(_, stored)| (stored.record.size_bytes() + ENTRY_OVERHEAD_BYTES) as u64).sum()
+        let held = store.held();
+        held.records.values().map(|stored| (stored.record.size_bytes() + ENTRY_OVERHEAD_BYTES) as u64).sum()
     }
 
     #[tokio::test]
@@ -342,7 +293,7 @@ mod tests {
         let store = store(10, 10_000);
         store.put(record(1, 10)).await.unwrap();
         let error = store.put(record(2, 10_000)).await.unwrap_err();
-        assert!(matches!(error, StoreError::TooLarge { bytes: 10_000.., limit: 9_990..=10_000 }), "{error}");
+        assert!(matches!(error, StoreError::TooLarge { bytes: 10_000.., limit: 10_000 }), "{error}");
         assert_eq!(held(&store), [1]);
         let nothing = MemoryStore::new(MemoryBounds { max_entries: NonZeroU64::MIN, max_bytes: 0, ttl: Duration::MAX });
         assert!(matches!(nothing.put(record(1, 0)).await, Err(StoreError::TooLarge { limit: 0, .. })));
@@ -373,14 +324,36 @@ mod tests {
         store.put(record).await.unwrap();
         store.load(std::slice::from_ref(&id), Touch::Refresh { longer: Duration::ZERO }).await.unwrap();
         assert!(store.delete(&id).await.unwrap());
-        assert_eq!(store.records.weighted_size(), 0);
-        // moka frees through epochs, which other threads of this test process may hold back for a moment.
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while memory.upgrade().is_some() {
-            assert!(Instant::now() < deadline, "the record is still in memory");
-            store.ready().await.unwrap();
+        assert_eq!((bytes_held(&store), store.held().bytes), (0, 0));
+        assert!(memory.upgrade().is_none(), "the record is still in memory");
+    }
+
+    #[tokio::test]
+    async fn what_has_expired_goes_by_the_next_write_read_or_probe() {
+        let bounds = MemoryBounds { max_entries: NonZeroU64::MAX, max_bytes: 1 << 20, ttl: Duration::from_millis(1) };
+        let store = MemoryStore::new(bounds);
+        let longer = Touch::Refresh { longer: Duration::from_secs(3600) };
+        let id = ResponseId::from_bits;
+        let expired = |store: &MemoryStore| store.counters.expired.value();
+        store.put(record(1, 10)).await.unwrap();
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(2) {
             std::thread::yield_now();
         }
+        store.put(record(2, 10)).await.unwrap();
+        assert_eq!((held(&store), expired(&store)), (vec![2], 1));
+        while store.load(&[id(2)], Touch::Keep).await.unwrap()[0].is_some() {}
+        assert_eq!((held(&store), expired(&store)), (vec![], 2));
+        // One that lives stands before one that does not.
+        let store = MemoryStore::new(MemoryBounds { ttl: Duration::from_millis(50), ..bounds });
+        store.put(record(3, 10)).await.unwrap();
+        assert!(store.load(&[id(3)], longer).await.unwrap()[0].is_some());
+        store.put(record(4, 10)).await.unwrap();
+        while held(&store) != [3] {
+            store.ready().await.unwrap();
+        }
+        let bytes = store.held().bytes;
+        assert_eq!((expired(&store), bytes), (1, bytes_held(&store)));
     }
 
     #[tokio::test]
@@ -413,39 +386,5 @@ mod tests {
         let store = MemoryStore::new(bounds);
         store.put(record(1, 10)).await.unwrap();
         assert!(!store.delete(&ResponseId::from_bits(1)).await.unwrap());
-    }
-
-    proptest! {
-        #[test]
-        fn one_weight_keeps_both_bounds(
-            max_entries in 1..=u64::MAX,
-            small_entries in 1..=5000_u64,
-            max_bytes in prop_oneof![0..=100_000_u64, any::<u64>()],
-            sizes in prop::collection::vec(prop_oneof![0..=2000_usize, any::<usize>()], 1..200),
-        ) {
-            for max_entries in [max_entries, small_entries] {
-                let scale = Scale::new(NonZeroU64::new(max_entries).unwrap(), max_bytes);
-                let (mut entries, mut bytes, mut weight) = (0_u64, 0_u128, 0_u64);
-                for size in &sizes {
-                    let Some(one) = scale.weight(*size) else {
-                        // Refused alone: larger than the bound, but for the remainder of one division.
-                        prop_assert!(*size > scale.largest_bytes() || scale.capacity == 0);
-                        continue;
-                    };
-                    if weight + u64::from(one) <= u64::from(scale.capacity) {
-                        weight += u64::from(one);
-                        entries += 1;
-                        bytes += *size as u128;
-                    }
-                }
-                prop_assert!(bytes <= u128::from(max_bytes));
-                prop_assert!(entries <= max_entries);
-                prop_assert!(u64::from(scale.capacity) / u64::from(scale.lightest) <= max_entries);
-                // Small records fill the bound of entries wholly where bytes allow one unit for each.
-                if max_bytes / scale.bytes_per_unit >= max_entries {
-                    prop_assert!(u64::from(scale.capacity) / u64::from(scale.lightest) == max_entries);
-                }
-            }
-        }
     }
 }

@@ -74,7 +74,7 @@ impl Router {
             live: TaskTracker::new(),
         };
         let serving = server::serve(listener, Arc::new(handler), stop.clone());
-        let stopped = TaskTracker::new().spawn(async { serving.await.unwrap() });
+        let stopped = TaskTracker::new().spawn(serving);
         Self { listen, stop, stopped }
     }
 

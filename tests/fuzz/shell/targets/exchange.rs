@@ -23,15 +23,14 @@ use http_body::{Body as _, Frame};
 use libfuzzer_sys::fuzz_target;
 use prost::Message as _;
 use responses_router::config::Config;
-use responses_router::extproc;
 use responses_router::extproc::exchange::Router;
+use responses_router::extproc::{Answer, Answering, Service};
 use responses_router::openai::dialect::ApiDialect;
 use responses_router::translate::Settings;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
-use tower_service::Service;
 
 mod router;
 
@@ -136,14 +135,14 @@ struct Exchange {
 
 /// The router's side of a call. Its head comes with the first message.
 enum FromRouter {
-    Called(Pin<Box<dyn Future<Output = http::Response<Body>>>>),
-    Begun(Body),
+    Called(Answering),
+    Begun(Answer),
 }
 
 impl FromRouter {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
         if let Self::Called(call) = self {
-            *self = Self::Begun(ready!(call.as_mut().poll(cx)).into_body());
+            *self = Self::Begun(ready!(Pin::new(call).poll(cx)).into_body());
         }
         match self {
             Self::Begun(body) => Pin::new(body).poll_frame(cx),
@@ -253,11 +252,7 @@ fn streamed(body: BodyResponse) -> (Vec<u8>, bool) {
 }
 
 impl Exchange {
-    fn open<S>(service: &mut S) -> Self
-    where
-        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = std::convert::Infallible>,
-        S::Future: 'static,
-    {
+    fn open(service: &Service<Router>) -> Self {
         let (to_router, messages) = mpsc::unbounded_channel();
         let request = http::Request::post("/envoy.service.ext_proc.v3.ExternalProcessor/Process")
             .header("content-type", "application/grpc")
@@ -265,7 +260,6 @@ impl Exchange {
             .body(Body::new(FromEnvoy(messages)))
             .expect("a request");
         let call = service.call(request);
-        let call = Box::pin(async move { call.await.unwrap_or_else(|never| match never {}) });
         Self {
             to_router: Some(to_router),
             from_router: FromRouter::Called(call),
@@ -416,9 +410,9 @@ async fn play(input: &[u8]) {
     };
     let (tasks, grace) = (TaskTracker::new(), CancellationToken::new());
     let router = Arc::new(router::router(settings, choices, &tasks, &grace));
-    let mut service = extproc::service(Arc::clone(&router), tasks.clone());
+    let service = Service::new(Arc::clone(&router), tasks.clone());
     for _ in 0..MAX_EXCHANGES {
-        let mut exchange = Exchange::open(&mut service);
+        let mut exchange = Exchange::open(&service);
         let went_on = loop {
             match step(&mut exchange, &mut script, &router, &grace).await {
                 Some(true) => {}
