@@ -3,8 +3,6 @@
 //! Everything here assumes FULL_DUPLEX_STREAMED in both directions, which `Protocol::check` establishes: bodies go
 //! back as StreamedBodyResponses, cut as we like, and headers may be answered late, after the body was read.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use http::Method;
 use prost::Message as _;
@@ -108,7 +106,7 @@ impl Attributes {
 
 /// What Envoy's filters found out about a request (dynamic metadata), by namespace; decoded only when asked for.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Metadata(HashMap<String, Bytes>);
+pub struct Metadata(Vec<pb::core::Filed>);
 
 /// What stands at a place in the metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,8 +124,8 @@ impl Metadata {
     /// large integers next to each other could be one and the same.
     #[must_use]
     pub fn find(&self, namespace: &str, path: &[String]) -> MetadataValue {
-        let Some(bytes) = self.0.get(namespace) else { return MetadataValue::Nothing };
-        let Ok(fields) = pb::Struct::decode(bytes.clone()) else { return MetadataValue::Other };
+        let Some(bytes) = filed(&self.0, namespace) else { return MetadataValue::Nothing };
+        let Ok(fields) = pb::Struct::decode(bytes) else { return MetadataValue::Other };
         let mut value = pb::Kind::StructValue(fields);
         for key in path {
             let pb::Kind::StructValue(mut object) = value else { return MetadataValue::Other };
@@ -148,8 +146,13 @@ impl Metadata {
     /// Metadata with these encoded structs.
     #[cfg(test)]
     pub(super) fn of(namespaces: impl IntoIterator<Item = (String, Bytes)>) -> Self {
-        Self(namespaces.into_iter().collect())
+        Self(namespaces.into_iter().map(|(key, value)| pb::core::Filed { key, value }).collect())
     }
+}
+
+/// What is filed under a key; of an entry that stands twice in a map the last counts.
+fn filed(entries: &[pb::core::Filed], key: &str) -> Option<Bytes> {
+    entries.iter().rfind(|entry| entry.key == key).map(|entry| entry.value.clone())
 }
 
 /// A message that does not say what HTTP needs. Envoy does not send such.
@@ -179,7 +182,7 @@ impl Inbound {
     /// Reads a message; `None` when it carries nothing for us, as a message of a later protocol version may.
     pub(super) fn read(message: pb::ProcessingRequest) -> Result<Option<Self>, MalformedMessage> {
         let Some(request) = message.request else { return Ok(None) };
-        let attributes = |mut all: HashMap<String, Bytes>| Attributes(all.remove(ATTRIBUTES));
+        let attributes = |all: &[pb::core::Filed]| Attributes(filed(all, ATTRIBUTES));
         Ok(Some(match request {
             Request::RequestHeaders(head) => {
                 let headers = Headers::read(head.headers);
@@ -188,7 +191,7 @@ impl Inbound {
                     method: method.ok_or(MalformedMessage::Method)?,
                     path: String::from_utf8_lossy(headers.get(":path").unwrap_or_default()).into_owned(),
                     end_of_stream: head.end_of_stream,
-                    attributes: attributes(message.attributes),
+                    attributes: attributes(&message.attributes),
                     metadata: Metadata(message.metadata_context.unwrap_or_default().filter_metadata),
                     headers,
                 })
@@ -199,7 +202,7 @@ impl Inbound {
                 Self::ResponseHeaders(ResponseHead {
                     status: status.ok_or(MalformedMessage::Status)?,
                     end_of_stream: head.end_of_stream,
-                    attributes: attributes(message.attributes),
+                    attributes: attributes(&message.attributes),
                     headers,
                 })
             }
