@@ -105,7 +105,7 @@ fn a_heartbeat_may_come_at_any_time() {
             beats += 1;
             out.extend_from_slice(&stream.push(piece));
         }
-        out.extend_from_slice(&stream.finish(case.end, ENDED_AT).into_tail());
+        out.extend_from_slice(&stream.finish(case.end, ENDED_AT).into_tail(None));
         let beating =
             grammar::check_in(&out, case.settings.api).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
         assert_eq!(beating.heartbeats, beats);
@@ -137,7 +137,7 @@ fn a_refusal_of_the_store_ends_the_stream_as_failed() {
         let mut finished = stream.finish(case.end, ENDED_AT);
         finished.fail(ResponseError { code: "store_unavailable".to_owned(), message: "Try again.".to_owned() });
         let stored: Value = serde_json::from_str(finished.response().unwrap().get()).unwrap();
-        out.extend_from_slice(&finished.into_tail());
+        out.extend_from_slice(&finished.into_tail(None));
         let summary =
             grammar::check_in(&out, case.settings.api).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
         assert_eq!(summary.terminal, "response.failed");
@@ -155,7 +155,7 @@ fn an_answer_that_was_not_stored_says_so() {
     let mut finished = stream.finish(End::Complete, ENDED_AT);
     assert!(finished.usage().is_none(), "usage was not reported, so none may be counted");
     finished.mark_unstored();
-    out.extend_from_slice(&finished.into_tail());
+    out.extend_from_slice(&finished.into_tail(None));
     let summary = grammar::check(&out).unwrap();
     assert_eq!((&*summary.terminal, &summary.response["store"]), ("response.completed", &json!(false)));
 }
@@ -170,7 +170,7 @@ fn what_is_stored_is_what_the_terminal_event_says() {
         out.extend_from_slice(&stream.push(&case.upstream));
         let finished = stream.finish(case.end, ENDED_AT);
         let stored: Value = serde_json::from_str(finished.response().unwrap().get()).unwrap();
-        out.extend_from_slice(&finished.into_tail());
+        out.extend_from_slice(&finished.into_tail(None));
         assert_eq!(grammar::check_in(&out, case.settings.api).unwrap().response, stored, "{}", path.display());
     }
 }
@@ -312,7 +312,7 @@ proptest! {
         if store_fails {
             finished.fail(ResponseError { code: "store_unavailable".to_owned(), message: "x".to_owned() });
         }
-        out.extend_from_slice(&finished.into_tail());
+        out.extend_from_slice(&finished.into_tail(None));
         let checked = grammar::check(&out);
         prop_assert!(checked.is_ok(), "{}\n{}", checked.unwrap_err(), String::from_utf8_lossy(&out));
     }

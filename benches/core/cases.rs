@@ -128,7 +128,7 @@ fn stream(translated: Translated, frames: &[String]) -> [Bytes; 2] {
     let finished = machine.finish(End::Complete, 2);
     // As for the store.
     drop(black_box(finished.response()));
-    [opening, finished.into_tail()]
+    [opening, finished.into_tail(None)]
 }
 
 /// So many turns, each the child of the one before.

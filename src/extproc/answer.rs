@@ -201,7 +201,7 @@ async fn whole(
     }
     let (mutation, body) = if streamed {
         envoy.account().events(finished.events(), true);
-        (stream_headers(mutation, &head.headers), finished.into_tail())
+        (stream_headers(mutation, &head.headers), finished.into_tail(kept.as_deref().map(|record| &*record.response)))
     } else {
         let body = match &kept {
             // What is sent is what was stored, and needs no second serialising.
@@ -283,9 +283,15 @@ async fn live(
         return Err(ExchangeError::Internal("the stream was finished twice"));
     };
     // A failure is told inside the stream, see `settle`.
-    let _ = settle(router, &account, &mut finished, &lineage).await;
+    let kept = match settle(router, &account, &mut finished, &lineage).await {
+        Ok(Stored::AsAsked(record)) => record,
+        Ok(Stored::Not) | Err(_) => None,
+    };
     account.note(|facts| facts.events = finished.events());
-    Ok(end_with(envoy, finished.into_tail(), ended_by).await)
+    let tail = finished.into_tail(kept.as_deref().map(|record| &*record.response));
+    // It is large, and Envoy may take its time.
+    drop(kept);
+    Ok(end_with(envoy, tail, ended_by).await)
 }
 
 /// Feeds a stream with a piece of the upstream's, and with those that have come as well. What follows from them leaves in

@@ -90,7 +90,7 @@ impl Keeping {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn keep(&self, finished: &Finished, lineage: &Lineage) -> Result<Arc<Record>, StoreError> {
+    pub async fn keep(&self, finished: &mut Finished, lineage: &Lineage) -> Result<Arc<Record>, StoreError> {
         let record = Arc::new(record(finished, lineage)?);
         let mut unwritten = Unwritten { keeping: self, owner: lineage.owner, record: Some(Arc::clone(&record)) };
         let result = self.within("put", self.holdings(lineage.owner).put(Arc::clone(&record))).await;
@@ -125,13 +125,13 @@ impl Keeping {
     }
 }
 
-fn record(finished: &Finished, lineage: &Lineage) -> Result<Record, StoreError> {
-    let plan = finished.plan();
+fn record(finished: &mut Finished, lineage: &Lineage) -> Result<Record, StoreError> {
+    let (response, input) = finished.take_stored().map_err(|error| StoreError::Corrupt(error.to_string()))?;
     Ok(Record {
-        id: plan.id.clone(),
+        id: finished.plan().id.clone(),
         ancestors: Ancestors::Listed(lineage.ancestors.clone()),
-        input: plan.input.clone(),
-        response: finished.response().map_err(|error| StoreError::Corrupt(error.to_string()))?,
+        input,
+        response,
         interrupted: *finished.outcome() == Outcome::Disconnected,
         tenant: lineage.owner.tenant(),
     })
@@ -232,13 +232,13 @@ impl Drop for LiveStream {
         if std::thread::panicking() {
             return;
         }
-        let finished = machine.finish(End::Disconnected, (self.now)());
+        let mut finished = machine.finish(End::Disconnected, (self.now)());
         self.account.note(|facts| facts.response_ended(&finished, End::Disconnected));
         if !finished.plan().store {
             return;
         }
         self.account.note(|facts| facts.stored = Stored::InBackground);
-        match record(&finished, &self.lineage) {
+        match record(&mut finished, &self.lineage) {
             Ok(record) => self.keeping.keep_in_background(self.lineage.owner, Arc::new(record)),
             Err(error) => tracing::error!(%error, "an interrupted response could not be stored"),
         }

@@ -157,6 +157,19 @@ impl Finished {
         Ok(self.response.get_or_init(|| response))
     }
 
+    /// The response object and this turn's input, for the store. What is asked of the response afterwards is told from
+    /// what the store kept (see [`Finished::into_tail`]), or serialised anew where the store refused it.
+    ///
+    /// # Errors
+    /// Those of [`Finished::response`].
+    pub fn take_stored(&mut self) -> Result<(Box<RawValue>, Vec<Box<RawValue>>), serde_json::Error> {
+        let response = match self.response.take() {
+            Some(response) => response,
+            None => self.plan.response(self.state())?,
+        };
+        Ok((response, std::mem::take(&mut self.plan.input)))
+    }
+
     /// Turns the answer into a failed one, because the store refused it.
     pub fn fail(&mut self, error: ResponseError) {
         self.outcome = Outcome::Failed(error);
@@ -170,15 +183,16 @@ impl Finished {
         self.response.take();
     }
 
-    /// The last events: the done events of what was open, and the one terminal event.
+    /// The last events: the done events of what was open, and the one terminal event, with the response as the store kept
+    /// it, if it did.
     #[must_use]
-    pub fn into_tail(mut self) -> Bytes {
+    pub fn into_tail(mut self, stored: Option<&RawValue>) -> Bytes {
         let mut emitter = std::mem::take(&mut self.emitter);
         if let Outcome::Failed(error) = &self.outcome {
             emitter.emit_error(error);
         }
         if !emitter.is_silent()
-            && let Ok(response) = self.json()
+            && let Ok(response) = stored.map_or_else(|| self.json(), Ok)
         {
             emitter.emit(|sequence_number| match self.outcome {
                 Outcome::Completed => Event::Completed { sequence_number, response },

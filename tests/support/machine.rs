@@ -66,7 +66,7 @@ pub(crate) fn events<'p>(
             break;
         }
     }
-    out.extend_from_slice(&stream.finish(end, ENDED_AT).into_tail());
+    out.extend_from_slice(&stream.finish(end, ENDED_AT).into_tail(None));
     out
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn response(plan: Plan, settings: &Settings, answer: &[u8]) -> Result
     stream.push_completion(answer)?;
     let finished = stream.finish(End::Complete, ENDED_AT);
     let response = finished.response().unwrap_or_else(|error| panic!("{error}"));
-    assert!(finished.into_tail().is_empty(), "a JSON answer has events");
+    assert!(finished.into_tail(None).is_empty(), "a JSON answer has events");
     Ok(response.get().to_owned())
 }
 

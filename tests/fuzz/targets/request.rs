@@ -153,7 +153,7 @@ fuzz_target!(|input: &[u8]| {
             input: finished.plan().input.clone(),
             response: finished.response().expect("the response serialises"),
         });
-        events.extend_from_slice(&finished.into_tail());
+        events.extend_from_slice(&finished.into_tail(None));
         if let Err(why) = support::grammar::check_in(&events, settings.api) {
             panic!("{why}\n{}", String::from_utf8_lossy(&events));
         }
