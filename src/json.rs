@@ -47,8 +47,15 @@ pub fn to_string(value: &(impl Serialize + ?Sized), capacity: usize) -> Result<S
 /// # Errors
 /// See [`to_string`].
 pub fn to_raw(value: &(impl Serialize + ?Sized), capacity: usize) -> Result<Box<RawValue>, Error> {
-    // What was written just now need not be checked, as `RawValue::from_string` would.
-    Box::<RawValue>::deserialize(MapDeserializer::new(std::iter::once((RAW, to_string(value, capacity)?))))
+    written(to_string(value, capacity)?)
+}
+
+/// JSON text as raw JSON. What was written or read just now need not be checked, as `RawValue::from_string` would.
+///
+/// # Errors
+/// Never in practice.
+pub fn written(text: String) -> Result<Box<RawValue>, Error> {
+    Box::<RawValue>::deserialize(MapDeserializer::new(std::iter::once((RAW, text))))
 }
 
 /// A text as raw JSON.

@@ -9,29 +9,44 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::StoreError;
 use crate::id::ResponseId;
+use crate::json;
 
-/// The members of a stored document in their order, repeated ones included.
-pub(super) struct Document<'a>(Vec<(Key<'a>, &'a RawValue)>);
+/// A stored document, and its members in their order, repeated ones included.
+pub(super) struct Document<'a> {
+    text: &'a str,
+    members: Vec<(Key<'a>, &'a RawValue)>,
+}
 
 /// The name of a member.
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl<'a> Document<'a> {
+    /// Reads a document.
+    pub(super) fn parse(text: &'a str) -> Result<Self, StoreError> {
+        let Parsed(members) = serde_json::from_str(text).map_err(|error| unreadable("document", &error))?;
+        Ok(Self { text, members })
+    }
+
     /// The name of the member at a place.
     pub(super) fn key(&self, index: usize) -> Option<&str> {
-        self.0.get(index).map(|(key, _)| &*key.0)
+        self.members.get(index).map(|(key, _)| &*key.0)
     }
 
     /// Where the member is that counts, the last of its name.
     pub(super) fn last(&self, key: &str) -> Option<usize> {
-        self.0.iter().rposition(|(name, _)| name.0 == key)
+        self.members.iter().rposition(|(name, _)| name.0 == key)
     }
 
     /// Reads a member; absent and null are `None`.
     pub(super) fn read<T: Deserialize<'a>>(&self, key: &str) -> Result<Option<T>, StoreError> {
-        let Some((_, value)) = self.last(key).and_then(|index| self.0.get(index)) else { return Ok(None) };
+        let Some(value) = self.raw(key) else { return Ok(None) };
         serde_json::from_str(value.get()).map_err(|error| unreadable(key, &error))
+    }
+
+    /// The value of a member.
+    pub(super) fn raw(&self, key: &str) -> Option<&'a RawValue> {
+        self.last(key).and_then(|index| self.members.get(index)).map(|(_, value)| *value)
     }
 
     /// The parent by `previous_response_id`, which the Go semantic-router leaves empty when there is none.
@@ -41,9 +56,23 @@ impl<'a> Document<'a> {
         id.map_err(|_| corrupt("its previous_response_id is not a response id"))
     }
 
+    /// The members before the one at a place, as an object in the form in which they came. They are not read again.
+    pub(super) fn before(&self, index: usize) -> Result<Box<RawValue>, StoreError> {
+        let Some((_, last)) = index.checked_sub(1).and_then(|index| self.members.get(index)) else {
+            return self.join(|_| false);
+        };
+        // Values lie in the text.
+        let end = (last.get().as_ptr() as usize + last.get().len()).checked_sub(self.text.as_ptr() as usize);
+        let members = end.and_then(|end| self.text.get(..end)).ok_or_else(|| corrupt("a member outside of it"))?;
+        let mut object = String::with_capacity(members.len() + 1);
+        object.push_str(members.trim_ascii_start());
+        object.push('}');
+        json::written(object).map_err(|error| unreadable("document", &error))
+    }
+
     /// The members that `keep` picks by their place, as one compact object. They are not read again.
     pub(super) fn join(&self, keep: impl Fn(usize) -> bool) -> Result<Box<RawValue>, StoreError> {
-        let kept = self.0.iter().enumerate().filter(|(index, _)| keep(*index)).map(|(_, member)| member);
+        let kept = self.members.iter().enumerate().filter(|(index, _)| keep(*index)).map(|(_, member)| member);
         to_raw_value(&Joined(kept)).map_err(|error| unreadable("document", &error))
     }
 }
@@ -57,23 +86,26 @@ impl<'a, I: Iterator<Item = &'a (Key<'a>, &'a RawValue)> + Clone> Serialize for 
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Document<'a> {
+/// The members of a document.
+struct Parsed<'a>(Vec<(Key<'a>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Parsed<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Members;
 
         impl<'de> Visitor<'de> for Members {
-            type Value = Document<'de>;
+            type Value = Parsed<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Parsed<'de>, A::Error> {
                 let mut members = Vec::with_capacity(48);
                 while let Some(member) = map.next_entry::<Key<'de>, &'de RawValue>()? {
                     members.push(member);
                 }
-                Ok(Document(members))
+                Ok(Parsed(members))
             }
         }
 

@@ -24,6 +24,7 @@ use super::document::{Document, corrupt, unreadable};
 use super::{StoreError, foreign};
 use crate::id::{ItemPrefix, ResponseId};
 use crate::openai::raw::RawObject;
+use crate::openai::raw_walk;
 use crate::openai::tool_call::Side;
 use crate::sealing::{SealedDocument, SealedText};
 use crate::tenant::Tenant;
@@ -171,7 +172,7 @@ impl Record {
     /// The same for what may be sealed.
     pub(super) fn read<'a>(expected: &ResponseId, bytes: &'a [u8]) -> Result<Stored<'a>, StoreError> {
         let text = std::str::from_utf8(bytes).map_err(|_| corrupt("not UTF-8"))?;
-        let document: Document<'_> = serde_json::from_str(text).map_err(|error| unreadable("document", &error))?;
+        let document = Document::parse(text)?;
         let id: Option<ResponseId> = document.read("id")?;
         if id.as_ref() != Some(expected) {
             return Err(corrupt("it carries another id than its key"));
@@ -207,10 +208,16 @@ impl Record {
             Some(ids) => Ancestors::Listed(AncestorIds::stored(ids, ours.ancestors_kept_until)?),
             None => Ancestors::Walk(document.previous()?),
         };
-        let input = document.read(INPUT)?.ok_or_else(|| corrupt("it has no input"))?;
+        let input = document.raw(INPUT).ok_or_else(|| corrupt("it has no input"))?;
+        let input = raw_walk::items(input).ok_or_else(|| corrupt("its input is no list"))?;
+        let input = input.into_iter().map(ToOwned::to_owned).collect();
         // Ours come last: were the response itself to have such members, they would stay with it.
-        let members = [document.last(INPUT), document.last(OURS)];
-        let response = document.join(|index| !members.contains(&Some(index)))?;
+        let response = match (document.last(INPUT), document.last(OURS)) {
+            (Some(input), Some(ours)) if input + 1 == ours && document.key(ours + 1).is_none() => {
+                document.before(input)?
+            }
+            (input, ours) => document.join(|index| ![input, ours].contains(&Some(index)))?,
+        };
         Ok(Self { id: id.clone(), ancestors, input, response, interrupted, tenant: ours.tenant })
     }
 
