@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::chat::{InputAudio, InputFile};
 use super::json_text::JsonText;
-use super::raw::{InvalidMember, RawObject, read_raw};
+use super::raw::{InvalidMember, Members, RawObject, read_raw};
 use super::tool_call::{self, CallKind, Side, ToolCall};
 use crate::id::{ItemPrefix, ResponseId};
 use crate::json;
@@ -139,7 +139,7 @@ pub(super) fn missing(param: impl Display) -> ItemError {
 ///
 /// # Errors
 /// [`ItemError`] naming the member at fault.
-pub fn parse(object: &RawObject, param: &dyn Display) -> Result<Item, ItemError> {
+pub fn parse(object: &Members<'_>, param: &dyn Display) -> Result<Item, ItemError> {
     let kind: Option<String> = read(object, "type", param)?;
     match kind.as_deref() {
         Some("message") => message(object, param),
@@ -173,21 +173,21 @@ pub fn parse(object: &RawObject, param: &dyn Display) -> Result<Item, ItemError>
 }
 
 pub(super) fn read<T: serde::de::DeserializeOwned>(
-    object: &RawObject,
+    object: &Members<'_>,
     key: &str,
     param: &dyn Display,
 ) -> Result<Option<T>, ItemError> {
     object.read(key).map_err(|error| wrong_type(format!("{param}.{}", error.param), error.reason))
 }
 
-pub(super) fn required(object: &RawObject, key: &str, param: &dyn Display) -> Result<String, ItemError> {
+pub(super) fn required(object: &Members<'_>, key: &str, param: &dyn Display) -> Result<String, ItemError> {
     match read::<String>(object, key, param)? {
         Some(text) if !text.is_empty() => Ok(text),
         _ => Err(missing(format!("{param}.{key}"))),
     }
 }
 
-fn message(object: &RawObject, param: &dyn Display) -> Result<Item, ItemError> {
+fn message(object: &Members<'_>, param: &dyn Display) -> Result<Item, ItemError> {
     let role = match required(object, "role", param)?.as_str() {
         "user" => Role::User,
         "assistant" => Role::Assistant,
@@ -208,7 +208,7 @@ fn message(object: &RawObject, param: &dyn Display) -> Result<Item, ItemError> {
     Ok(Item::Message { role, content })
 }
 
-fn reasoning(object: &RawObject, param: &dyn Display) -> Result<Item, ItemError> {
+fn reasoning(object: &Members<'_>, param: &dyn Display) -> Result<Item, ItemError> {
     for key in ["content", "summary"] {
         let at = format_args!("{param}.{key}");
         let parts = object.raw(key).map(|raw| text_or_parts(raw, &at)).transpose()?.unwrap_or_default();
@@ -221,7 +221,7 @@ fn reasoning(object: &RawObject, param: &dyn Display) -> Result<Item, ItemError>
 }
 
 /// What agents say to each other (Codex): text, and parts that only their provider can read.
-fn agent_message(object: &RawObject, param: &dyn Display) -> Result<Item, ItemError> {
+fn agent_message(object: &Members<'_>, param: &dyn Display) -> Result<Item, ItemError> {
     let word = |key: &str| read::<String>(object, key, param);
     let heading = match (word("author")?, word("recipient")?) {
         (Some(author), Some(recipient)) => format!("Message from {author} to {recipient}:"),
@@ -244,7 +244,7 @@ pub(super) fn text_or_parts(raw: &RawValue, param: &dyn Display) -> Result<Vec<P
         return Ok(vec![Part::Text(json_text(raw, param)?)]);
     }
     let parts =
-        RawObject::list_of_raw(raw).ok_or_else(|| wrong_type(param, "must be a string or a list of content parts"))?;
+        Members::list_of_raw(raw).ok_or_else(|| wrong_type(param, "must be a string or a list of content parts"))?;
     parts.iter().enumerate().map(|(index, object)| part(object, &format_args!("{param}[{index}]"))).collect()
 }
 
@@ -257,7 +257,7 @@ fn json_text(raw: &RawValue, param: &dyn Display) -> Result<JsonText, ItemError>
     }
 }
 
-fn part(object: &RawObject, param: &dyn Display) -> Result<Part, ItemError> {
+fn part(object: &Members<'_>, param: &dyn Display) -> Result<Part, ItemError> {
     let kind = required(object, "type", param)?;
     let text = |key: &str| match object.raw(key) {
         Some(raw) => json_text(raw, &format_args!("{param}.{key}")),
@@ -286,7 +286,7 @@ fn part(object: &RawObject, param: &dyn Display) -> Result<Part, ItemError> {
     }
 }
 
-fn file(object: &RawObject, param: &dyn Display) -> Result<Part, ItemError> {
+fn file(object: &Members<'_>, param: &dyn Display) -> Result<Part, ItemError> {
     if let Some(file_data) = read(object, "file_data", param)? {
         return Ok(Part::File(InputFile { filename: read(object, "filename", param)?, file_data }));
     }
@@ -365,11 +365,11 @@ fn content_of_text(role: Role, text: &RawValue) -> Result<Box<RawValue>, serde_j
     json::to_raw(&[part], text.get().len() + 80)
 }
 
-/// The id that an item keeps, or the one that it gets at this place of the turn.
+/// The id that an item keeps, if it has one of its own, or the one that it gets at this place of the turn.
 #[must_use]
-pub fn id_for(object: &RawObject, item: &Item, response: &ResponseId, ordinal: usize) -> String {
-    if let Some(id) = object.text("id").filter(|id| !id.is_empty()) {
-        return id;
+pub fn id_for(own: Option<&str>, item: &Item, response: &ResponseId, ordinal: usize) -> String {
+    if let Some(id) = own.filter(|id| !id.is_empty()) {
+        return id.to_owned();
     }
     let prefix = match item {
         Item::Message { .. } => ItemPrefix::Message,

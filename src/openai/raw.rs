@@ -3,6 +3,7 @@
 //! What the router acts on is read member by member, each with an error that names it; what it only passes on keeps
 //! its exact form (big integers, number spelling, key order) and is never parsed twice.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
@@ -12,12 +13,17 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use super::raw_walk;
+use crate::json;
 
-/// An ordered JSON object with unparsed members. Of a repeated key the last value counts, as in JavaScript.
+/// An ordered JSON object with unparsed members, which may lie in the text that it was read from. Of a repeated key the
+/// last value counts, as in JavaScript.
 #[derive(Debug, Clone, Default)]
-pub struct RawObject {
-    members: Vec<(String, Box<RawValue>)>,
+pub struct Members<'a> {
+    members: Vec<(Cow<'a, str>, Cow<'a, RawValue>)>,
 }
+
+/// An object that has its members to itself.
+pub type RawObject = Members<'static>;
 
 /// A member whose value has another type than its reader wants.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,12 +35,12 @@ pub struct InvalidMember {
     pub reason: String,
 }
 
-impl RawObject {
+impl<'a> Members<'a> {
     /// An object that was checked before; `None` when it is none, or when a name in it is no text.
     #[must_use]
-    pub fn of_raw(raw: &RawValue) -> Option<Self> {
+    pub fn of_raw(raw: &'a RawValue) -> Option<Self> {
         let members = raw_walk::members(raw)?;
-        let members = members.into_iter().map(|(name, value)| (name.into_owned(), value.to_owned())).collect();
+        let members = members.into_iter().map(|(name, value)| (name, Cow::Borrowed(value))).collect();
         let mut object = Self { members };
         object.keep_last_of_repeated();
         Some(object)
@@ -42,8 +48,56 @@ impl RawObject {
 
     /// A list of objects that was checked before; `None` when it is none, see [`Self::of_raw`].
     #[must_use]
-    pub fn list_of_raw(raw: &RawValue) -> Option<Vec<Self>> {
+    pub fn list_of_raw(raw: &'a RawValue) -> Option<Vec<Self>> {
         raw_walk::items(raw)?.into_iter().map(Self::of_raw).collect()
+    }
+
+    /// Reads the object that a JSON text is.
+    ///
+    /// # Errors
+    /// Those of `serde_json`.
+    pub fn parse(text: &'a [u8]) -> Result<Self, serde_json::Error> {
+        struct Borrowed<'a>(Members<'a>);
+
+        impl<'de> Deserialize<'de> for Borrowed<'de> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct InText;
+
+                impl<'de> Visitor<'de> for InText {
+                    type Value = Members<'de>;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("an object")
+                    }
+
+                    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+                        #[derive(Deserialize)]
+                        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+                        let mut members = Vec::with_capacity(16);
+                        while let Some((Name(name), value)) = map.next_entry::<Name<'de>, &'de RawValue>()? {
+                            members.push((name, Cow::Borrowed(value)));
+                        }
+                        let mut object = Members { members };
+                        object.keep_last_of_repeated();
+                        Ok(object)
+                    }
+                }
+
+                deserializer.deserialize_map(InText).map(Self)
+            }
+        }
+
+        json::from_slice::<Borrowed<'a>>(text).map(|Borrowed(object)| object)
+    }
+
+    /// The same with its members to itself.
+    #[must_use]
+    pub fn into_owned(self) -> RawObject {
+        let own = |(name, value): (Cow<'a, str>, Cow<'a, RawValue>)| {
+            (Cow::Owned(name.into_owned()), Cow::Owned(value.into_owned()))
+        };
+        Members { members: self.members.into_iter().map(own).collect() }
     }
 
     /// The member's raw value; `None` when it is absent or null (CONTRACT §4: explicit nulls mean absent).
@@ -74,23 +128,29 @@ impl RawObject {
     }
 
     /// Puts a member first if it is new, or replaces it where it stands.
-    pub fn set_first(&mut self, key: &str, value: Box<RawValue>) {
-        match self.members.iter_mut().find(|(name, _)| name == key) {
-            Some((_, old)) => *old = value,
-            None => self.members.insert(0, (key.to_owned(), value)),
-        }
+    pub fn set_first(&mut self, key: impl Into<Cow<'a, str>>, value: Box<RawValue>) {
+        self.put(key.into(), value, |members, member| members.insert(0, member));
     }
 
-    /// Appends a member whose key is known to be new; unlike [`RawObject::set`], at a cost that does not grow.
-    pub fn push(&mut self, key: &str, value: Box<RawValue>) {
-        self.members.push((key.to_owned(), value));
+    /// Appends a member whose key is known to be new; unlike [`Members::set`], at a cost that does not grow.
+    pub fn push(&mut self, key: impl Into<Cow<'a, str>>, value: Box<RawValue>) {
+        self.members.push((key.into(), Cow::Owned(value)));
     }
 
     /// Appends a member, or replaces it where it stands.
-    pub fn set(&mut self, key: &str, value: Box<RawValue>) {
-        match self.members.iter_mut().find(|(name, _)| name == key) {
-            Some((_, old)) => *old = value,
-            None => self.members.push((key.to_owned(), value)),
+    pub fn set(&mut self, key: impl Into<Cow<'a, str>>, value: Box<RawValue>) {
+        self.put(key.into(), value, Vec::push);
+    }
+
+    fn put(
+        &mut self,
+        key: Cow<'a, str>,
+        value: Box<RawValue>,
+        add: impl FnOnce(&mut Vec<(Cow<'a, str>, Cow<'a, RawValue>)>, (Cow<'a, str>, Cow<'a, RawValue>)),
+    ) {
+        match self.members.iter_mut().find(|(name, _)| *name == key) {
+            Some((_, old)) => *old = Cow::Owned(value),
+            None => add(&mut self.members, (key, Cow::Owned(value))),
         }
     }
 
@@ -103,7 +163,7 @@ impl RawObject {
 
     /// The members in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &RawValue)> {
-        self.members.iter().map(|(key, value)| (key.as_str(), &**value))
+        self.members.iter().map(|(key, value)| (&**key, &**value))
     }
 }
 
@@ -127,11 +187,11 @@ pub fn read_raw<T: DeserializeOwned>(param: impl fmt::Display, value: &RawValue)
     })
 }
 
-impl<'de> Deserialize<'de> for RawObject {
+impl<'de> Deserialize<'de> for Members<'static> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Members;
+        struct Own;
 
-        impl<'de> Visitor<'de> for Members {
+        impl<'de> Visitor<'de> for Own {
             type Value = RawObject;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -141,21 +201,21 @@ impl<'de> Deserialize<'de> for RawObject {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawObject, A::Error> {
                 let mut object = RawObject::default();
                 while let Some((key, value)) = map.next_entry::<String, Box<RawValue>>()? {
-                    object.members.push((key, value));
+                    object.push(key, value);
                 }
                 object.keep_last_of_repeated();
                 Ok(object)
             }
         }
 
-        deserializer.deserialize_map(Members)
+        deserializer.deserialize_map(Own)
     }
 }
 
-impl RawObject {
+impl Members<'_> {
     fn keep_last_of_repeated(&mut self) {
         // Most objects are small, and hashing costs more than looking then.
-        let is_repeated = |(index, (key, _)): (usize, &(String, _))| {
+        let is_repeated = |(index, (key, _)): (usize, &(Cow<'_, str>, _))| {
             self.members.iter().take(index).any(|(earlier, _)| earlier == key)
         };
         if self.members.len() <= 32 && !self.members.iter().enumerate().any(is_repeated) {
@@ -163,7 +223,7 @@ impl RawObject {
         }
         let mut seen = std::collections::HashSet::new();
         // Linear in the number of members: an object with a million keys must not cost a million squared.
-        let keep: Vec<bool> = self.members.iter().rev().map(|(key, _)| seen.insert(key.as_str())).collect();
+        let keep: Vec<bool> = self.members.iter().rev().map(|(key, _)| seen.insert(&**key)).collect();
         if keep.iter().all(|keep| *keep) {
             return;
         }
@@ -172,7 +232,7 @@ impl RawObject {
     }
 }
 
-impl Serialize for RawObject {
+impl Serialize for Members<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(self.members.len()))?;
         for (key, value) in &self.members {

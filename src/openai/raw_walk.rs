@@ -28,6 +28,24 @@ pub fn members(raw: &RawValue) -> Option<Vec<(Cow<'_, str>, &RawValue)>> {
     Some(members)
 }
 
+/// The value of a member of an object, the last of a repeated one; `None` when there is none. `name` is spelt without
+/// escapes, in the object too.
+#[must_use]
+pub fn member<'a>(raw: &'a RawValue, name: &str) -> Option<&'a RawValue> {
+    let mut rest = raw.get().strip_prefix('{')?.trim_ascii_start();
+    let mut found = None;
+    while !rest.starts_with('}') {
+        let (spelt, after) = split_value(rest)?;
+        let after = after.trim_ascii_start().strip_prefix(':')?.trim_ascii_start();
+        let (value, after) = split_value(after)?;
+        if spelt.strip_prefix('"').and_then(|spelt| spelt.strip_suffix('"')) == Some(name) {
+            found = Some(value);
+        }
+        rest = after_separator(after)?;
+    }
+    found.and_then(as_raw)
+}
+
 /// The items of a list; `None` when it is none.
 #[must_use]
 pub fn items(raw: &RawValue) -> Option<Vec<&RawValue>> {
@@ -60,6 +78,17 @@ fn text(json: &str) -> Option<Cow<'_, str>> {
 
 /// The value with which a text begins.
 fn first_value(text: &str) -> Option<&RawValue> {
+    as_raw(split_value(text)?.0)
+}
+
+/// A value that is JSON as a part of JSON, and need not be checked for it.
+fn as_raw(value: &str) -> Option<&RawValue> {
+    let raw = MapDeserializer::new(std::iter::once((RAW, BorrowedStrDeserializer::<serde_json::Error>::new(value))));
+    <&RawValue>::deserialize(raw).ok()
+}
+
+/// The value with which a text begins, and what follows it.
+fn split_value(text: &str) -> Option<(&str, &str)> {
     let bytes = text.as_bytes();
     let rest = match bytes.first()? {
         b'"' => after_string(bytes.get(1..)?),
@@ -69,10 +98,7 @@ fn first_value(text: &str) -> Option<&RawValue> {
             bytes.get(bytes.iter().position(ends).unwrap_or(bytes.len())..)?
         }
     };
-    let value = text.get(..text.len() - rest.len()).filter(|value| !value.is_empty())?;
-    // It is JSON as a part of JSON, and need not be checked for it.
-    let raw = MapDeserializer::new(std::iter::once((RAW, BorrowedStrDeserializer::<serde_json::Error>::new(value))));
-    <&RawValue>::deserialize(raw).ok()
+    text.split_at_checked(text.len() - rest.len()).filter(|(value, _)| !value.is_empty())
 }
 
 /// What follows the object or list with which a text begins.
@@ -146,7 +172,12 @@ mod tests {
             let found = members(&raw).map(|members| {
                 members.into_iter().map(|(name, value)| (name.into_owned(), value.get().to_owned())).collect()
             });
-            prop_assert_eq!(found, parsed_members(&json));
+            let parsed = parsed_members(&json);
+            for (name, value) in parsed.iter().flatten().filter(|(name, _)| ["a", "", "é", "c}", "none"].contains(&&**name)) {
+                prop_assert_eq!(member(&raw, name).map(RawValue::get), Some(&**value));
+            }
+            prop_assert!(member(&raw, "none").is_none());
+            prop_assert_eq!(found, parsed);
             let wanted = serde_json::from_str::<Vec<&RawValue>>(&json).ok();
             let texts = |items: Vec<&RawValue>| items.iter().map(|item| item.get().to_owned()).collect::<Vec<_>>();
             prop_assert_eq!(items(&raw).map(texts), wanted.map(texts));
@@ -158,6 +189,7 @@ mod tests {
         let twice = raw(r#"{"a":1,"a":[2]}"#);
         let members_of_twice: Vec<_> = members(&twice).unwrap().into_iter().map(|(_, value)| value.get()).collect();
         assert_eq!(members_of_twice, ["1", "[2]"]);
+        assert_eq!(member(&twice, "a").map(RawValue::get), Some("[2]"));
         assert!(members(&raw(r#"{"\ud800":1}"#)).is_none());
     }
 }

@@ -10,7 +10,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::item::{ItemError, Part, missing, read, required, text_or_parts};
 use super::json_text::JsonText;
-use super::raw::RawObject;
+use super::raw::Members;
 use crate::id::ItemPrefix;
 
 /// The kinds of tools whose calls and outputs can be told in chat.
@@ -118,7 +118,7 @@ pub struct ToolCall {
 ///
 /// # Errors
 /// [`ItemError`] naming the member at fault.
-pub(super) fn call(object: &RawObject, kind: CallKind, param: &dyn Display) -> Result<ToolCall, ItemError> {
+pub(super) fn call(object: &Members<'_>, kind: CallKind, param: &dyn Display) -> Result<ToolCall, ItemError> {
     let member = kind.payload_member();
     let payload = match kind {
         CallKind::Function | CallKind::Custom => read(object, member, param)?.unwrap_or_default(),
@@ -139,7 +139,7 @@ pub(super) fn call(object: &RawObject, kind: CallKind, param: &dyn Display) -> R
 /// # Errors
 /// [`ItemError`] naming the member at fault.
 pub(super) fn output(
-    object: &RawObject,
+    object: &Members<'_>,
     kind: CallKind,
     param: &dyn Display,
 ) -> Result<(String, Vec<Part>), ItemError> {
@@ -167,7 +167,7 @@ fn json(raw: &RawValue) -> Vec<Part> {
 }
 
 /// What a tool returned: text, a list of content parts, or any other JSON as its text.
-fn text_or_json(object: &RawObject, param: &dyn Display) -> Result<Vec<Part>, ItemError> {
+fn text_or_json(object: &Members<'_>, param: &dyn Display) -> Result<Vec<Part>, ItemError> {
     let at = format_args!("{param}.output");
     let Some(output) = object.raw("output") else {
         // Null is a legal JSON result of a tool; a missing member is a mistake.
@@ -182,16 +182,13 @@ fn text_or_json(object: &RawObject, param: &dyn Display) -> Result<Vec<Part>, It
 }
 
 fn is_list_of_parts(output: &RawValue) -> bool {
-    let items: Vec<&RawValue> = serde_json::from_str(output.get()).unwrap_or_default();
-    let is_part = |raw: &&RawValue| {
-        let object: Result<RawObject, _> = serde_json::from_str(raw.get());
-        object.is_ok_and(|object| object.text("type").is_some_and(|kind| kind.starts_with("input_") || kind == "text"))
-    };
-    !items.is_empty() && items.iter().all(is_part)
+    let is_part =
+        |object: &Members<'_>| object.text("type").is_some_and(|kind| kind.starts_with("input_") || kind == "text");
+    Members::list_of_raw(output).is_some_and(|items| !items.is_empty() && items.iter().all(is_part))
 }
 
 /// The id that pairs a call with its output. Local shell items may carry it as `id` alone.
-fn call_id(object: &RawObject, kind: CallKind, param: &dyn Display) -> Result<String, ItemError> {
+fn call_id(object: &Members<'_>, kind: CallKind, param: &dyn Display) -> Result<String, ItemError> {
     match (kind, object.raw("call_id")) {
         (CallKind::LocalShell, None) => required(object, "id", param),
         _ => required(object, "call_id", param),

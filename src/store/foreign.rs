@@ -82,7 +82,7 @@ pub(super) fn completed(id: &ResponseId, foreign: &RawObject) -> Option<Box<RawV
     }
     for (key, value) in foreign.iter() {
         if key != CONVERSATION_ID && !response.contains(key) {
-            response.push(key, value.to_owned());
+            response.push(key.to_owned(), value.to_owned());
         }
     }
     complete_inside(id, &mut response)?;

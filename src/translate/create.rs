@@ -11,11 +11,10 @@ use super::error::RequestError;
 use super::lossy::{Lossy, skip_unknown};
 use super::settings::RequestBounds;
 use crate::id::ResponseId;
-use crate::json;
 use crate::openai::item::{self, Item};
 use crate::openai::json_bounds::Excess;
 use crate::openai::json_text::JsonText;
-use crate::openai::raw::{InvalidMember, RawObject, read_raw};
+use crate::openai::raw::{InvalidMember, Members, RawObject, read_raw};
 
 /// The longest name of a model, in bytes. It becomes a header of the upstream's request, and is in Envoy's access log.
 const MAX_MODEL_BYTES: usize = 1024;
@@ -158,7 +157,7 @@ impl CreateRequest {
             Excess::Depth => RequestError::TooDeep { limit: bounds.json.max_depth },
             Excess::Values => RequestError::TooManyValues { limit: bounds.json.max_values },
         })?;
-        let members: RawObject = json::from_slice(body).map_err(not_an_object)?;
+        let members = Members::parse(body).map_err(not_an_object)?;
         refuse_what_is_not_offered(&members)?;
 
         let mut lossy = Lossy::default();
@@ -173,7 +172,7 @@ impl CreateRequest {
                     let reason = "belongs to chat completions; it cannot be combined with 'input'".to_owned();
                     return Err(RequestError::Unsupported { param: key.to_owned(), reason });
                 }
-                Member::Extra => extras.push(key, value.to_owned()),
+                Member::Extra => extras.push(key.to_owned(), value.to_owned()),
             }
         }
 
@@ -239,7 +238,7 @@ fn wrong_type(param: &str, reason: &str) -> RequestError {
     RequestError::InvalidType(InvalidMember { param: param.to_owned(), reason: reason.to_owned() })
 }
 
-fn refuse_what_is_not_offered(members: &RawObject) -> Result<(), RequestError> {
+fn refuse_what_is_not_offered(members: &Members<'_>) -> Result<(), RequestError> {
     let unsupported = |param: &str, reason: &str| {
         Err(RequestError::Unsupported { param: param.to_owned(), reason: reason.to_owned() })
     };
@@ -261,7 +260,7 @@ fn refuse_what_is_not_offered(members: &RawObject) -> Result<(), RequestError> {
     Ok(())
 }
 
-fn model(members: &RawObject) -> Result<Option<String>, RequestError> {
+fn model(members: &Members<'_>) -> Result<Option<String>, RequestError> {
     let model = members.read::<String>("model")?.filter(|model| !model.is_empty());
     match model {
         Some(model) if model.len() > MAX_MODEL_BYTES => {
@@ -271,14 +270,14 @@ fn model(members: &RawObject) -> Result<Option<String>, RequestError> {
     }
 }
 
-fn previous_response_id(members: &RawObject) -> Result<Option<ResponseId>, RequestError> {
+fn previous_response_id(members: &Members<'_>) -> Result<Option<ResponseId>, RequestError> {
     members
         .read::<String>("previous_response_id")?
         .map(|id| ResponseId::parse(&id).map_err(|_| RequestError::PreviousNotFound { id }))
         .transpose()
 }
 
-fn input_items(members: &RawObject, limit: usize) -> Result<Vec<InputItem>, RequestError> {
+fn input_items(members: &Members<'_>, limit: usize) -> Result<Vec<InputItem>, RequestError> {
     let Some(input) = members.raw("input") else {
         return Err(RequestError::Missing { param: "input".to_owned() });
     };
@@ -288,7 +287,10 @@ fn input_items(members: &RawObject, limit: usize) -> Result<Vec<InputItem>, Requ
         vec![item::message_from_text(input).map_err(|error| invalid("input", error.to_string()))?]
     } else {
         // Only when that fails the parser, item by item, to tell which one is wrong.
-        RawObject::list_of_raw(input).map_or_else(|| items_one_by_one(input), Ok)?
+        match Members::list_of_raw(input) {
+            Some(items) => items.into_iter().map(Members::into_owned).collect(),
+            None => items_one_by_one(input)?,
+        }
     };
     if objects.len() > limit {
         return Err(RequestError::TooMany { param: "input".to_owned(), limit, of: "items" });
@@ -307,7 +309,7 @@ fn items_one_by_one(input: &RawValue) -> Result<Vec<RawObject>, RequestError> {
     Ok(items.into_iter().enumerate().map(object).collect::<Result<_, _>>()?)
 }
 
-fn positive(members: &RawObject, key: &str) -> Result<Option<u64>, RequestError> {
+fn positive(members: &Members<'_>, key: &str) -> Result<Option<u64>, RequestError> {
     match members.read::<u64>(key)? {
         Some(0) => Err(invalid(key, "must be at least 1")),
         other => Ok(other),
@@ -321,7 +323,7 @@ fn nested<T: DeserializeOwned>(object: &RawObject, parent: &str, key: &str) -> R
     })
 }
 
-fn text_options(members: &RawObject, lossy: &mut Lossy) -> Result<TextOptions, RequestError> {
+fn text_options(members: &Members<'_>, lossy: &mut Lossy) -> Result<TextOptions, RequestError> {
     let text: RawObject = members.read("text")?.unwrap_or_default();
     skip_unknown(&text, &["format", "verbosity"], "text", lossy);
     let verbosity: Option<String> = nested(&text, "text", "verbosity")?;
@@ -335,7 +337,7 @@ fn text_options(members: &RawObject, lossy: &mut Lossy) -> Result<TextOptions, R
     Ok(TextOptions { format, verbosity })
 }
 
-fn reasoning_options(members: &RawObject, lossy: &mut Lossy) -> Result<Option<ReasoningOptions>, RequestError> {
+fn reasoning_options(members: &Members<'_>, lossy: &mut Lossy) -> Result<Option<ReasoningOptions>, RequestError> {
     let Some(reasoning) = members.read::<RawObject>("reasoning")? else { return Ok(None) };
     skip_unknown(&reasoning, &["effort", "summary", "generate_summary"], "reasoning", lossy);
     let older_name = nested(&reasoning, "reasoning", "generate_summary")?;
@@ -351,7 +353,7 @@ struct Include {
     encrypted_reasoning: bool,
 }
 
-fn include(members: &RawObject, lossy: &mut Lossy) -> Result<Include, RequestError> {
+fn include(members: &Members<'_>, lossy: &mut Lossy) -> Result<Include, RequestError> {
     let mut include = Include::default();
     for value in members.read::<Vec<String>>("include")?.unwrap_or_default() {
         match value.as_str() {
@@ -370,7 +372,7 @@ fn include(members: &RawObject, lossy: &mut Lossy) -> Result<Include, RequestErr
     Ok(include)
 }
 
-fn metadata(members: &RawObject, bounds: &RequestBounds) -> Result<RawObject, RequestError> {
+fn metadata(members: &Members<'_>, bounds: &RequestBounds) -> Result<RawObject, RequestError> {
     let Some(metadata) = members.read::<RawObject>("metadata")? else { return Ok(RawObject::default()) };
     let RequestBounds { max_metadata_pairs: pairs, max_metadata_key_chars: key_chars, .. } = *bounds;
     let value_chars = bounds.max_metadata_value_chars;

@@ -12,7 +12,8 @@ use super::create::{CreateRequest, InputItem};
 use super::error::RequestError;
 use crate::id::ResponseId;
 use crate::openai::item::{self, Item};
-use crate::openai::raw::RawObject;
+use crate::openai::raw::Members;
+use crate::openai::raw_walk;
 
 /// A turn of the history: what was sent and what was answered, as the store kept it.
 #[derive(Debug, Clone, Copy)]
@@ -52,13 +53,10 @@ impl CreateRequest {
 impl<'a> Turn<'a> {
     /// All items of the turn in order: what was sent, then what was answered.
     pub(super) fn items(self) -> Result<impl Iterator<Item = &'a RawValue>, RequestError> {
-        #[derive(Deserialize)]
-        struct Answered<'a> {
-            #[serde(borrow)]
-            output: Vec<&'a RawValue>,
-        }
-        let answered: Answered<'a> = serde_json::from_str(self.response.get()).map_err(unreadable)?;
-        Ok(self.input.iter().map(|item| &**item).chain(answered.output))
+        // A response is JSON, and long: only where its items are has to be found.
+        let output = raw_walk::member(self.response, "output").and_then(raw_walk::items);
+        let output = output.ok_or_else(|| RequestError::History("a response without output".to_owned()))?;
+        Ok(self.input.iter().map(|item| &**item).chain(output))
     }
 }
 
@@ -93,7 +91,8 @@ impl<'a> StoredItems<'a> {
 
     /// The item of this id; `None` when it is not stored.
     pub(super) fn find(&self, id: &str) -> Result<Option<InputItem>, RequestError> {
-        self.0.get(id).map(|raw| stored(raw)).transpose()
+        let found = self.0.get(id).map(|raw| stored(raw)).transpose()?;
+        Ok(found.map(|(object, item)| InputItem { object: object.into_owned(), item }))
     }
 }
 
@@ -114,14 +113,14 @@ pub(super) fn oldest_instructions(chain: &[Turn<'_>]) -> Result<Option<String>, 
 }
 
 /// Reads an item that the store kept.
-pub(super) fn stored(raw: &RawValue) -> Result<InputItem, RequestError> {
-    let object = match RawObject::of_raw(raw) {
+pub(super) fn stored(raw: &RawValue) -> Result<(Members<'_>, Item), RequestError> {
+    let object = match Members::of_raw(raw) {
         Some(object) => object,
         // The parser tells why.
-        None => serde_json::from_str(raw.get()).map_err(unreadable)?,
+        None => Members::parse(raw.get().as_bytes()).map_err(unreadable)?,
     };
     let item = item::parse(&object, &"history").map_err(|error| RequestError::History(error.to_string()))?;
-    Ok(InputItem { object, item })
+    Ok((object, item))
 }
 
 /// Without the parser's own words, which quote the value.

@@ -247,17 +247,16 @@ fn unserialisable(error: serde_json::Error) -> RequestError {
     RequestError::History(error.to_string())
 }
 
-fn add_turn(
-    transcript: &mut Transcript<'_>,
-    turn: Turn<'_>,
+fn add_turn<'a>(
+    transcript: &mut Transcript<'a>,
+    turn: Turn<'a>,
     seal: Option<&dyn Seal>,
     lossy: &mut Lossy,
 ) -> Result<(), RequestError> {
     for raw in turn.items()? {
-        let mut stored = references::stored(raw)?;
-        sealing::open(&mut stored, seal, lossy);
-        let InputItem { object, item } = stored;
-        transcript.add(object.text("id"), item, &"history", lossy).map_err(|error| match error {
+        let (object, mut item) = references::stored(raw)?;
+        sealing::open(&object, &mut item, seal, lossy);
+        transcript.add(object.text("id"), item, Some(raw), &"history", lossy).map_err(|error| match error {
             // The turn was said to another model, whose backend takes what this one does not.
             RequestError::Unsupported { reason, .. } => {
                 RequestError::Unsupported { param: "previous_response_id".to_owned(), reason }
@@ -281,23 +280,23 @@ fn add_input(
     let mut used = std::collections::HashSet::with_capacity(input.len());
     let mut normalised = Vec::with_capacity(input.len());
     for (index, given) in input.into_iter().enumerate() {
-        let mut meant = match given.item {
+        let InputItem { object, mut item } = match given.item {
             // It stands in this input already, itself or by another reference.
             Item::Reference { id } if used.contains(&id) => continue,
             Item::Reference { id } => stored.find(&id)?.ok_or(RequestError::ItemNotFound { id })?,
             item => InputItem { object: given.object, item },
         };
-        sealing::open(&mut meant, seal, lossy);
-        let InputItem { object, item } = meant;
-        transcript.add(object.text("id"), item.clone(), &format_args!("input[{index}]"), lossy)?;
+        sealing::open(&object, &mut item, seal, lossy);
+        let own_id = object.text("id");
         let ordinal = normalised.len();
-        let mut item_id = item::id_for(&object, &item, id, ordinal);
+        let mut item_id = item::id_for(own_id.as_deref(), &item, id, ordinal);
         if !used.insert(item_id.clone()) {
             // Paging by id needs ids that differ within a turn.
-            item_id = item::id_for(&RawObject::default(), &item, id, ordinal);
+            item_id = item::id_for(None, &item, id, ordinal);
             used.insert(item_id.clone());
         }
         normalised.push(item::normalise(object, &item, &item_id).map_err(unserialisable)?);
+        transcript.add(own_id, item, None, &format_args!("input[{index}]"), lossy)?;
     }
     Ok(normalised)
 }
@@ -318,7 +317,7 @@ fn extras(given: &RawObject, chat: &ChatRequest<'_>, dialect: &UpstreamDialect, 
             lossy.skip("extra", key);
         } else if key != "chat_template_kwargs" || chat.chat_template_kwargs.is_none() {
             // Where the effort goes up among them, they are in the request already.
-            extras.push(key, value.to_owned());
+            extras.push(key.to_owned(), value.to_owned());
         }
     }
     extras

@@ -329,7 +329,7 @@ fn filled_in(tool: &RawObject) -> Result<RawObject, RequestError> {
     };
     for key in nulls {
         if !echo.contains(key) {
-            echo.set(key, RawValue::NULL.to_owned());
+            echo.set(*key, RawValue::NULL.to_owned());
         }
     }
     Ok(echo)

@@ -14,6 +14,7 @@ use super::error::RequestError;
 use super::freeform;
 use super::lossy::Lossy;
 use super::parts::{self, ToolOutput};
+use super::references;
 use super::settings::{
     AssistantContent, DeveloperRole, HistoryRepair, ReasoningField, ReasoningReplay, SplitThink, SystemMessages,
 };
@@ -42,9 +43,17 @@ pub(super) struct Transcript<'a> {
     /// Where each call is, the latest of its id: round and position.
     calls: HashMap<String, (usize, usize)>,
     /// Items seen, by id: a client may replay what the chain already holds.
-    seen: HashMap<String, Item>,
+    seen: HashMap<String, Seen<'a>>,
     /// How many rounds the chain has, once it is through: what follows is this turn's input, and may replay them.
     rounds_of_history: usize,
+}
+
+/// An item that was seen, should it come again.
+enum Seen<'a> {
+    /// In the chain, as the store has it: most never come again.
+    Stored(&'a RawValue),
+    /// In this turn's input.
+    Sent(Item),
 }
 
 enum Entry {
@@ -96,17 +105,21 @@ impl<'a> Transcript<'a> {
         self.rounds_of_history = self.rounds.len();
     }
 
-    /// Adds an item; `param` is its path in the request, or a name for stored ones.
+    /// Adds an item; `param` is its path in the request, or a name for stored ones, which are also given as `stored`.
     pub(super) fn add(
         &mut self,
         id: Option<String>,
         item: Item,
+        stored: Option<&'a RawValue>,
         param: &dyn Display,
         lossy: &mut Lossy,
     ) -> Result<(), RequestError> {
         // The reference lets the output of a local shell name its call by either id.
-        let shell_id = id.clone().filter(|_| matches!(&item, Item::Call(call) if call.kind == CallKind::LocalShell));
-        if self.is_replay(id, &item) {
+        let shell_id = match &item {
+            Item::Call(call) if call.kind == CallKind::LocalShell => id.clone(),
+            _ => None,
+        };
+        if self.is_replay(id, &item, stored)? {
             return Ok(());
         }
         match item {
@@ -134,17 +147,27 @@ impl<'a> Transcript<'a> {
 
     /// Whether this very item was seen before. The same id on other content is kept: a client's own ids may repeat,
     /// and losing what it said would be worse than saying it twice.
-    fn is_replay(&mut self, id: Option<String>, item: &Item) -> bool {
-        let Some(id) = id.filter(|_| !matches!(item, Item::Reference { .. })) else { return false };
-        let replay = self.seen.get(&id).is_some_and(|seen| match (seen, item) {
+    fn is_replay(
+        &mut self,
+        id: Option<String>,
+        item: &Item,
+        stored: Option<&'a RawValue>,
+    ) -> Result<bool, RequestError> {
+        let Some(id) = id.filter(|_| !matches!(item, Item::Reference { .. })) else { return Ok(false) };
+        let is_same = |seen: &Item| match (seen, item) {
             // Clients replay reasoning stripped of its text.
             (Item::Reasoning { .. }, Item::Reasoning { .. }) => true,
             (seen, item) => seen == item,
-        });
+        };
+        let replay = match self.seen.get(&id) {
+            None => false,
+            Some(Seen::Sent(seen)) => is_same(seen),
+            Some(Seen::Stored(raw)) => is_same(&references::stored(raw)?.1),
+        };
         if !replay {
-            self.seen.insert(id, item.clone());
+            self.seen.insert(id, stored.map_or_else(|| Seen::Sent(item.clone()), Seen::Stored));
         }
-        replay
+        Ok(replay)
     }
 
     /// Changes the round that is open, after opening one if none is.

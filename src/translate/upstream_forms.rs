@@ -73,7 +73,7 @@ fn template_variables(
             return Ok(None);
         }
     };
-    let mut add = |key: &str, value| {
+    let mut add = |key: &'static str, value| {
         if !variables.contains(key) {
             variables.push(key, value);
         }
