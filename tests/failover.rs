@@ -33,7 +33,8 @@ async fn start(cluster: &Cluster, redis: Value) -> (Hold, Load) {
     (stack, load)
 }
 
-/// Settings by which no failover can lose what was acknowledged, as long as there is a replica.
+/// Settings by which no failover can lose what was acknowledged, as long as there is a replica: without them a master may
+/// die between its answer and what it tells its replica.
 fn durable() -> Value {
     json!({"min_replica_acks": 1})
 }
@@ -42,7 +43,7 @@ fn durable() -> Value {
 #[ignore = "make test-failover"]
 async fn failover_after_a_killed_master_loses_nothing() {
     let mut cluster = Cluster::start();
-    let (_stack, load) = start(&cluster, json!({})).await;
+    let (_stack, load) = start(&cluster, durable()).await;
     for victim in cluster.masters() {
         let killed = Instant::now();
         cluster.nodes[victim].kill();
@@ -77,7 +78,7 @@ async fn failover_ten_times_in_one_run_loses_nothing() {
 #[ignore = "make test-failover"]
 async fn failover_after_a_hung_master_loses_nothing() {
     let cluster = Cluster::start();
-    let (_stack, load) = start(&cluster, json!({})).await;
+    let (_stack, load) = start(&cluster, durable()).await;
     let victim = cluster.masters()[0];
     let paused = Instant::now();
     cluster.nodes[victim].pause();
@@ -124,7 +125,7 @@ async fn failover_of_slots_in_use_to_other_masters_loses_nothing() {
 #[ignore = "make test-failover"]
 async fn failover_of_the_whole_cluster_loses_nothing() {
     let mut cluster = Cluster::start();
-    let (_stack, load) = start(&cluster, json!({})).await;
+    let (_stack, load) = start(&cluster, durable()).await;
     for node in &mut cluster.nodes {
         node.kill();
     }

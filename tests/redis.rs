@@ -60,6 +60,18 @@ async fn chain(store: &Arc<dyn ResponseStore>, turns: usize, bytes: usize) -> Ve
     records
 }
 
+/// Writes a record that replicas have to confirm. A busy machine's replica may be late: what is refused for that may be
+/// written again, and waits for it each time.
+async fn put_confirmed(store: &Arc<dyn ResponseStore>, record: &Arc<Record>) {
+    let written = async {
+        while let Err(error) = store.put(Arc::clone(record)).await {
+            assert!(error.is_transient(), "{error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(12 * DEADLINE, written).await.expect("a replica that confirms");
+}
+
 /// What the store tells of itself: the value of a figure, of the one with this label where there are several.
 fn figure(store: &Arc<dyn ResponseStore>, name: &str, label: &str) -> u64 {
     let figures = store.figures();

@@ -286,7 +286,7 @@ async fn a_child_never_outlives_its_ancestors_however_long_its_turn_took(backend
     let store = backend.open(ttl).await;
     let limits = ChainLimits { longest_turn: 3 * ttl, ..LIMITS };
     let deadline = Instant::now() + PATIENCE;
-    let child = loop {
+    let (child, stored) = loop {
         assert!(Instant::now() < deadline, "this machine is too slow for the test");
         let parent = chain(&store, 3).await.pop().unwrap();
         let used = Instant::now();
@@ -294,14 +294,15 @@ async fn a_child_never_outlives_its_ancestors_however_long_its_turn_took(backend
         // The model takes longer than a new response lives.
         tokio::time::sleep(ttl.mul_f32(1.5)).await;
         let child = turn(Ancestors::Listed(history.ancestors_of_child()), "child");
+        // It may live from when the write begins.
+        let stored = Instant::now();
         store.put(Arc::clone(&child)).await.unwrap();
         if used.elapsed() < limits.longest_turn {
-            break child;
+            break (child, stored);
         }
     };
     let Ancestors::Listed(ancestors) = &child.ancestors else { panic!("not listed") };
     let ancestors = ancestors.read().unwrap();
-    let stored = Instant::now();
     loop {
         // In this order: what was gone before the child was seen was gone while it was there.
         let above = store.load(&ancestors, Touch::Keep).await.unwrap();

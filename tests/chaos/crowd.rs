@@ -16,7 +16,7 @@ use crate::support::seed::Seed;
 use crate::support::stack::client::{Began, Client, Ended, Heard, check_interrupted, ended};
 use crate::support::stack::http::{Connection, Events, post};
 use crate::support::stack::upstream::Gate;
-use crate::support::stack::wait::{eventually, within};
+use crate::support::stack::wait::eventually;
 use crate::support::stack::{Stack, digest};
 
 const STREAMS: usize = 1200;
@@ -72,7 +72,8 @@ impl One {
         read(&mut events, FIRST_EVENTS, &mut id, &mut text).await;
         drop(permit);
         arrived.fetch_add(1, Ordering::SeqCst);
-        within("the signal to go on", go.wait_for(|go| *go)).await.unwrap();
+        // However long the others take to come: each of them has its own bounds.
+        go.wait_for(|go| *go).await.unwrap();
         let Some(leaves_after) = self.leaves_after else {
             let (_, bytes, ending) = events.rest().await;
             match ended(Heard::Stream { bytes, ending }, true).unwrap() {

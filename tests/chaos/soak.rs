@@ -476,12 +476,12 @@ async fn soak(stack: &Stack, forgets: Forgets) {
 #[ignore = "make test-chaos"]
 async fn chaos_of_a_soak_whose_responses_expire_gives_no_wrong_answer_and_does_not_grow() {
     let settings = json!({
-        "response_api": {"ttl_seconds": 3, "store_deadline_ms": 1000},
-        "limits": {"exchange_seconds": 4},
+        "response_api": {"ttl_seconds": 5, "store_deadline_ms": 1000},
+        "limits": {"exchange_seconds": 10},
     });
     let stack = start(settings).await;
     // The longest turn: the exchange and two attempts to store it.
-    soak(&stack, Forgets::After { ttl: Duration::from_secs(3), longer: Duration::from_secs(6) }).await;
+    soak(&stack, Forgets::After { ttl: Duration::from_secs(5), longer: Duration::from_secs(12) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

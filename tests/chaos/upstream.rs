@@ -130,8 +130,12 @@ impl Fault {
             Self::HalfJson | Self::NoEvents => refused(502, "bad_upstream_response"),
             Self::Nonsense | Self::Unfinished | Self::ErrorFrame if stream => matches!(ended, Ended::Failed(_)),
             Self::Nonsense | Self::Unfinished | Self::ErrorFrame => refused(502, "bad_upstream_response"),
-            Self::Cut if stream => matches!(ended, Ended::Cut(Some(_))),
-            Self::Cut => refused(502, "upstream_unavailable") || refused(503, "upstream_unavailable"),
+            // An answer that had not begun when it was cut is an error, streamed or not.
+            Self::Cut => {
+                stream && matches!(ended, Ended::Cut(_))
+                    || refused(502, "upstream_unavailable")
+                    || refused(503, "upstream_unavailable")
+            }
         }
     }
 }

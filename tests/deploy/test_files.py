@@ -199,6 +199,8 @@ class Manifests(unittest.TestCase):
                     selectors.append(doc["spec"]["selector"]["matchLabels"])
                 elif doc["kind"] == "NetworkPolicy":
                     selectors.append(doc["spec"]["podSelector"]["matchLabels"])
+                    opened = {port["port"] for rule in doc["spec"]["ingress"] for port in rule["ports"]}
+                    self.assertLessEqual(opened, ports)
             for selector in selectors:
                 self.assertLessEqual(selector.items(), labels.items())
 

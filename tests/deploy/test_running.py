@@ -1,5 +1,6 @@
-"""Every topology run for real, as far as that goes without Docker and Kubernetes: the programs, configs, users, commands
-and probes of the manifests, in a network that has their names. Needs root, for that and for chroot."""
+"""Topologies run for real, as far as that goes without Docker and Kubernetes: the programs, configs, users, commands and
+probes of the image, of compose and of the sidecar, and what Envoy Gateway and Istio are told, in a network that has their
+names. The manifests of shared routers are validated only, by test_files. Needs root, for the network and for chroot."""
 
 from __future__ import annotations
 
@@ -54,8 +55,11 @@ class Compose(Topology):
 
         key = f"sr:response:{kept['id']}"
         nodes = [compose_address(services[f"redis-{number}"]) for number in range(1, 7)]
-        holders = [node for node in nodes if run(["redis-cli", "-h", node, "keys", "sr:*"]).stdout.split().count(key)]
-        self.assertEqual(len(holders), 2, "a master and its replica")
+
+        def holders() -> list[str]:
+            return [node for node in nodes if key in run(["redis-cli", "-h", node, "keys", "sr:*"]).stdout.split()]
+
+        self.until(lambda: len(holders()) == 2, "a master and its replica have it")
         for name, service in services.items():
             if name == "redis-cluster":
                 continue

@@ -49,19 +49,22 @@ async fn memory_under_attack_stays_bounded_and_others_are_served() {
     let grown = |resident: u64| usize::try_from(resident.saturating_sub(idle)).unwrap();
     let mut left = Vec::new();
     for attempt in 1..=ATTACKS {
+        let lasting = match left.first() {
+            Some(first) if attempt == ATTACKS => LASTING.min(first + CREEPING),
+            _ => LASTING,
+        };
         let peak = grown(peak(&stack, attack(&stack, &endless)).await);
         assert!(peak < BOUND, "attack {attempt} took {} MiB", peak / MIB);
         // Others are served at once, and meanwhile the allocator gives back what it does not need.
         let rest = eventually("the router's memory comes back", async || {
             assert_serves(&stack).await;
             let rest = grown(stack.router.process.resident_bytes());
-            (rest < LASTING).then_some(rest)
+            (rest < lasting).then_some(rest)
         })
         .await;
         eprintln!("attack {attempt}: {} KiB idle, {} more at most, {} left", idle >> 10, peak >> 10, rest >> 10);
         left.push(rest);
     }
-    assert!(left[ATTACKS - 1] < left[0] + CREEPING, "{left:?} bytes were left");
     eventually("no exchange is alive", async || {
         let live = stack.router.metric("responses_router_exchanges_live").await;
         (live == Some(0.0)).then_some(())

@@ -94,7 +94,7 @@ fn two_routers(second: SocketAddr) -> impl FnOnce(&mut Value) + Send {
         let endpoints = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"].as_array_mut().unwrap();
         endpoints.push(json!({"endpoint": {"address": address}}));
         cluster["health_checks"] = json!([{
-            "timeout": "1s", "interval": "0.2s", "no_traffic_interval": "0.2s", "unhealthy_threshold": 1,
+            "timeout": "5s", "interval": "0.2s", "no_traffic_interval": "0.2s", "unhealthy_threshold": 1,
             "healthy_threshold": 1, "grpc_health_check": {},
         }]);
     }
@@ -139,7 +139,10 @@ async fn of_two_routers_one_drains_under_fifty_streams_and_nobody_notices() {
             break;
         }
     }
-    assert_eq!(stack.envoy.stat("cluster.responses-router.membership_healthy").await, 1);
+    eventually("Envoy knows one router", async || {
+        (stack.envoy.stat("cluster.responses-router.membership_healthy").await == 1).then_some(())
+    })
+    .await;
     for _ in 0..20 {
         stack.created(&json!({"model": "drain-two", "input": "Hi"})).await;
     }

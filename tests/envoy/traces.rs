@@ -116,7 +116,11 @@ async fn a_clients_trace_is_continued_and_tells_all_but_contents() {
     let bytes = collector.bytes();
     let told = String::from_utf8_lossy(&bytes);
     assert!(!told.contains("MARKER"), "{told}");
-    assert!(metric(&stack, "responses_router_otlp_spans_exported_total").await >= 7);
+    // Counted when the collector has answered, which is after it has them.
+    eventually("seven spans are exported", async || {
+        (metric(&stack, "responses_router_otlp_spans_exported_total").await >= 7).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use crate::support::envoy::{
     Exchange, PATIENCE, Router, Seen, answer, post, request, request_body, request_trailers, response_body,
     response_trailers, seen,
 };
-use crate::support::stack::wait::POLL;
+use crate::support::stack::wait::{POLL, eventually};
 
 /// A whole exchange as Envoy tells it, with trailers so that every kind of message is in it.
 fn conversation() -> Vec<Request> {
@@ -259,6 +259,7 @@ async fn a_slow_envoy_slows_the_exchange_down() {
     let mut exchange = router.open().await;
     exchange.send(request("GET", "/")).await;
     exchange.reply().await;
+    eventually("a piece is made", async || (sent.load(Ordering::SeqCst) > 0).then_some(())).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     let ahead = sent.load(Ordering::SeqCst);
     assert!(ahead <= 8, "{ahead} pieces were made for an Envoy that reads none");

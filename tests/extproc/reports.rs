@@ -18,8 +18,10 @@ use tokio_util::task::TaskTracker;
 use tonic::Code;
 
 use crate::support::envoy::ext_proc::processing_request::Request;
+use crate::support::envoy::ext_proc::processing_response::Response;
 use crate::support::envoy::{
-    Exchange, Router, answer, post, request, request_body, request_trailers, response_body, response_trailers,
+    Exchange, Router, Seen, answer, post, request, request_body, request_trailers, response_body, response_trailers,
+    seen,
 };
 use crate::support::stack::chat;
 use crate::support::stack::wait::eventually;
@@ -32,6 +34,11 @@ struct Reported {
 
 impl Reported {
     async fn start() -> Self {
+        Self::start_bounded(Duration::from_secs(60)).await
+    }
+
+    /// One whose exchanges take no longer than that.
+    async fn start_bounded(exchange: Duration) -> Self {
         let reporter = Arc::new(Reporter { metadata_namespace: Some("ours".to_owned()), ..Reporter::default() });
         let bounds = MemoryBounds {
             max_entries: NonZeroU64::new(100).unwrap(),
@@ -61,7 +68,7 @@ impl Reported {
                 chain: ChainLimits { max_depth: 10, max_bytes: 1 << 20, longest_turn: Duration::from_secs(60) },
                 request_body: Duration::from_secs(60),
                 request_body_pace: None,
-                exchange: Duration::from_secs(60),
+                exchange,
                 heartbeat: None,
                 degrade_without_store: false,
             },
@@ -183,6 +190,53 @@ async fn a_reset_after_any_message_is_reported_once() {
             assert!(ended.len() == 1 && gone, "after {messages}: {ended:?}");
         }
     }
+}
+
+/// What a client gets by these messages: the status, if they have one, and the body.
+fn told(replies: Vec<Response>) -> (Option<i32>, String) {
+    let (mut answered, mut text) = (None, Vec::new());
+    for reply in replies {
+        match seen(reply) {
+            Seen::Immediate { status, body, .. } => {
+                answered = Some(status);
+                text.extend(body);
+            }
+            Seen::ResponseBody { body, .. } => text.extend(body),
+            _ => {}
+        }
+    }
+    (answered, String::from_utf8(text).unwrap())
+}
+
+#[tokio::test]
+async fn an_exchange_that_takes_too_long_is_a_504_before_its_answer_begins_and_failed_in_a_stream() {
+    let before = |stream| async move {
+        let reported = Reported::start_bounded(Duration::from_secs(1)).await;
+        let mut exchange = reported.router.open().await;
+        tell(&mut exchange, &create(stream)).await;
+        let (replies, error) = exchange.rest().await;
+        assert!(error.is_none(), "{error:?}");
+        let (status, body) = told(replies);
+        assert_eq!(status, Some(504), "{body}");
+        assert!(body.contains("\"code\":\"upstream_unavailable\""), "{body}");
+        assert_eq!(reported.ended().await, ["refused 504"]);
+    };
+    let within = async {
+        // Long enough for the answer to begin on a busy machine.
+        let reported = Reported::start_bounded(Duration::from_secs(4)).await;
+        let mut exchange = reported.router.open().await;
+        let begun = [answer("200", "text/event-stream"), frame(&chat::text("Hello."))];
+        tell(&mut exchange, &[create(true), begun.into()].concat()).await;
+        let (replies, error) = exchange.rest().await;
+        assert!(error.is_none(), "{error:?}");
+        let (status, body) = told(replies);
+        assert_eq!(status, None, "{body}");
+        let last = body.trim_end().rsplit("\n\n").next().unwrap();
+        assert!(last.starts_with("event: response.failed\n"), "{body}");
+        assert!(body.contains("response.output_text.delta"), "{body}");
+        assert_eq!(reported.ended().await, ["failed 200"]);
+    };
+    tokio::join!(before(false), before(true), within);
 }
 
 #[tokio::test]

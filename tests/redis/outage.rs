@@ -53,6 +53,7 @@ async fn a_server_that_is_gone_is_unavailable_and_never_a_missing_record() {
     let store = open(&impatient(&server)).await;
     let record = turn(&[], 1);
     store.put(Arc::clone(&record)).await.unwrap();
+    let opened = figure(&store, "redis_breaker_opened", "");
     server.kill();
     let started = Instant::now();
     // Some may wait for their deadline; once the breaker is open, all are refused at once.
@@ -65,7 +66,8 @@ async fn a_server_that_is_gone_is_unavailable_and_never_a_missing_record() {
         assert!(store.delete(&record.id).await.unwrap_err().is_transient());
     }
     assert!(store.ready().await.is_err());
-    assert_eq!((figure(&store, "redis_reachable", ""), figure(&store, "redis_breaker_opened", "")), (0, 1));
+    assert_eq!(figure(&store, "redis_reachable", ""), 0);
+    assert!(figure(&store, "redis_breaker_opened", "") > opened);
     assert!(figure(&store, "redis_refused", "away") >= 20);
     assert!(figure(&store, "redis_retries", "no_connection") > 0 && figure(&store, "redis_dial_failures", "") > 0);
     assert_eq!(figure(&store, "redis_connections", "connected"), 0);
@@ -88,6 +90,7 @@ async fn a_server_that_hangs_times_out_and_is_used_again() {
     let record = turn(&[], 1);
     store.put(Arc::clone(&record)).await.unwrap();
     assert!(figure(&store, "store_bytes_written", "") > 0);
+    let opened = figure(&store, "redis_breaker_opened", "");
     server.pause();
     assert!(read(&store, &record.id).await.unwrap_err().is_transient());
     // In time the breaker opens: nobody waits for the hung server any more.
@@ -96,7 +99,7 @@ async fn a_server_that_hangs_times_out_and_is_used_again() {
         assert!(started.elapsed() < PATIENCE, "the breaker stays closed");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(figure(&store, "redis_breaker_opened", ""), 1);
+    assert!(figure(&store, "redis_breaker_opened", "") > opened);
     server.resume();
     let took = until_ready(&store).await;
     eprintln!("ready {took:?} after Redis went on");

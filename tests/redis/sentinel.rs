@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use responses_router::config::{OnMissingAcks, Redis, RedisAddress};
 use responses_router::store::{ResponseStore, history};
 
-use super::{LIMITS, chain, open, read, turn};
+use super::{LIMITS, chain, open, put_confirmed, read, turn};
 use crate::support::redis::{Server, try_until};
 
 const SERVICE: &str = "responses";
 const PASSWORD: &str = "sentinel-word";
 
-/// How long a state may take to come about.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// How long a state may take to come about. Sentinels that were held up for two seconds do nothing for the next thirty.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 struct Group {
     master: Server,
@@ -65,7 +65,7 @@ async fn when_the_master_dies_the_store_goes_on_with_the_replica_and_nothing_ack
     let (mut kept, mut failed) = (Vec::new(), 0);
     for _ in 0..100 {
         let record = turn(&[], 100);
-        writing.put(Arc::clone(&record)).await.unwrap();
+        put_confirmed(&writing, &record).await;
         kept.push(record);
     }
     group.master.kill();

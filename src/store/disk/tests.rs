@@ -2,9 +2,11 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use futures_util::FutureExt as _;
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 use serde_json::value::RawValue;
@@ -246,6 +248,8 @@ struct Health {
     full: AtomicBool,
     dead: AtomicBool,
     flushes: AtomicU64,
+    /// No flush begins while a test holds it.
+    hold: Mutex<()>,
     written_up_to: AtomicU64,
 }
 
@@ -279,6 +283,7 @@ impl StorageBackend for Faulty {
 
     fn sync_data(&self) -> io::Result<()> {
         self.check()?;
+        drop(self.health.hold.lock());
         self.health.flushes.fetch_add(1, Ordering::AcqRel);
         self.file.sync_data()
     }
@@ -389,7 +394,14 @@ async fn writers_at_the_same_time_share_flushes() {
         let store = Arc::clone(&store);
         async move { store.put(record(number, 100)).await.unwrap() }
     });
-    futures_util::future::join_all(writers).await;
+    // Unconstrained, one poll queues them all.
+    let mut writers = tokio::task::unconstrained(futures_util::future::join_all(writers));
+    {
+        let _held = health.hold.lock().unwrap();
+        assert!((&mut writers).now_or_never().is_none());
+        assert!(QUEUE_BYTES as usize - store.queue.available_permits() >= 500 * OPERATION_BYTES);
+    }
+    writers.await;
     let flushes = health.flushes.load(Ordering::Acquire) - before;
     assert!(flushes < 100, "{flushes} flushes for 500 records");
 }

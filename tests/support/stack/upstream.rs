@@ -104,16 +104,22 @@ impl Answer {
         Self::live(frames, pause)
     }
 
-    /// A stream of these chunks whose connection is then closed.
+    /// A stream of these chunks whose connection is closed a second later. Until then the answer has to have begun at the
+    /// client: of one that has not, Envoy makes an error.
     pub(crate) fn cut(chunks: &[Value]) -> Self {
-        let mut frames: Vec<io::Result<Bytes>> = chunks.iter().map(|chunk| Ok(frame(chunk).into())).collect();
-        frames.push(Err(io::Error::other("cut")));
-        // So that what was sent before is not lost with the connection.
-        Self::live(frames, Duration::from_millis(50))
+        let frames: String = chunks.iter().map(frame).collect();
+        let cut = stream::once(async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Err(io::Error::other("cut"))
+        });
+        let body = stream::iter([Ok(Frame::data(Bytes::from(frames)))]).chain(cut);
+        let answer = http::Response::builder().header("content-type", "text/event-stream");
+        Self(answer.body(BodyExt::boxed(StreamBody::new(Box::pin(body)))).unwrap())
     }
 
     /// A body that breaks off after these bytes.
     pub(crate) fn cut_body(content_type: &str, bytes: impl Into<Bytes>) -> Self {
+        // So that what was sent before is not lost with the connection.
         Self::live_as(content_type, vec![Ok(bytes.into()), Err(io::Error::other("cut"))], Duration::from_millis(50))
     }
 
