@@ -78,9 +78,13 @@ pub async fn serve<H: Handler>(listener: Listener, handler: Arc<H>, stop: Stop) 
     let serving = async move {
         match listener.socket {
             Socket::Tcp(listener) => {
-                // Without it a small message waits for the acknowledgement of the one before it.
-                let incoming = TcpListenerStream::new(listener)
-                    .map(|accepted| accepted.and_then(|stream| stream.set_nodelay(true).map(|()| stream)));
+                let incoming = TcpListenerStream::new(listener).map(|accepted| {
+                    accepted.inspect(|stream| {
+                        // Without it a small message waits for the acknowledgement of the one before it. It fails on a
+                        // connection that has broken already.
+                        let _ = stream.set_nodelay(true);
+                    })
+                });
                 calls.serve(incoming, stopping).await;
             }
             Socket::Tls(listener, tls) => calls.serve(tls::accept(listener, tls), stopping).await,
