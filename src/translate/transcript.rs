@@ -159,14 +159,21 @@ impl<'a> Transcript<'a> {
             (Item::Reasoning { .. }, Item::Reasoning { .. }) => true,
             (seen, item) => seen == item,
         };
-        let replay = match self.seen.get(&id) {
-            None => false,
-            Some(Seen::Sent(seen)) => is_same(seen),
-            Some(Seen::Stored(raw)) => is_same(&references::stored(raw)?.1),
+        let (replay, parsed) = match self.seen.get(&id) {
+            None => (false, None),
+            Some(Seen::Sent(seen)) => (is_same(seen), None),
+            Some(Seen::Stored(raw)) => {
+                let (_, seen) = references::stored(raw)?;
+                (is_same(&seen), Some(seen))
+            }
         };
-        if !replay {
-            self.seen.insert(id, stored.map_or_else(|| Seen::Sent(item.clone()), Seen::Stored));
-        }
+        // What came again may come a thousand times, and be large: it is parsed once.
+        let seen = match (replay, parsed) {
+            (true, Some(parsed)) => Some(Seen::Sent(parsed)),
+            (true, None) => None,
+            (false, _) => Some(stored.map_or_else(|| Seen::Sent(item.clone()), Seen::Stored)),
+        };
+        self.seen.extend(seen.map(|seen| (id, seen)));
         Ok(replay)
     }
 
@@ -431,5 +438,34 @@ impl Round {
             messages.push(ChatMessage::User { content: ChatContent::Parts(media) });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::translate::settings::Settings;
+
+    #[test]
+    fn a_stored_item_that_comes_again_and_again_is_parsed_once() {
+        let raw = |json: &str| RawValue::from_string(json.to_owned()).unwrap();
+        let stored = raw(r#"{"type":"message","id":"msg_1","role":"user","content":"hi"}"#);
+        let (settings, names) = (Settings::default(), ToolNames::default());
+        let dialect = settings.for_model("m");
+        let mut transcript = Transcript::new(dialect, &names, HistoryRepair::Strict, None);
+        let mut add = |raw, stored| {
+            let (object, item) = references::stored(raw).unwrap();
+            transcript.add(object.text("id"), item, stored, &"input[0]", &mut Lossy::default()).unwrap();
+            (matches!(transcript.seen.get("msg_1"), Some(Seen::Sent(_))), transcript.entries.len())
+        };
+        assert_eq!(add(&stored, Some(&stored)), (false, 1));
+        for _ in 0..3 {
+            assert_eq!(add(&stored, None), (true, 1));
+        }
+        // Other content under the same id is said, and what comes after it is compared with that.
+        let other = raw(r#"{"type":"message","id":"msg_1","role":"user","content":"no"}"#);
+        for _ in 0..2 {
+            assert_eq!(add(&other, None), (true, 2));
+        }
     }
 }
