@@ -24,6 +24,9 @@ const RECORDS_PER_TURN: usize = 128;
 /// So far no clock reaches.
 const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
+/// So long after what has expired was looked for everywhere, it is again.
+const SWEEP_APART: Duration = Duration::from_secs(1);
+
 /// How much a [`MemoryStore`] may hold, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryBounds {
@@ -50,6 +53,7 @@ pub struct MemoryStore {
 struct Held {
     records: LinkedHashMap<ResponseId, Stored>,
     bytes: u64,
+    swept: Option<Instant>,
 }
 
 struct Stored {
@@ -90,6 +94,21 @@ impl Held {
     fn is_oldest_expired(&self, now: Instant) -> bool {
         self.records.front().is_some_and(|(_, oldest)| oldest.expires <= now)
     }
+
+    fn exceeds(&self, bounds: &MemoryBounds) -> bool {
+        self.bytes > bounds.max_bytes || self.records.len() as u64 > bounds.max_entries.get()
+    }
+
+    /// Removes what has expired wherever it stands, unless that was done a moment ago: all are looked at.
+    fn sweep(&mut self, now: Instant) -> Vec<Stored> {
+        if self.swept.is_some_and(|last| now.saturating_duration_since(last) < SWEEP_APART) {
+            return Vec::new();
+        }
+        self.swept = Some(now);
+        let expired = self.records.iter().filter(|(_, stored)| stored.expires <= now).map(|(id, _)| id.clone());
+        let expired: Vec<_> = expired.collect();
+        expired.iter().filter_map(|id| self.remove(id)).collect()
+    }
 }
 
 impl MemoryStore {
@@ -121,26 +140,13 @@ impl MemoryStore {
         }
         Some(Arc::clone(&stored.record))
     }
-
-    /// Removes what has expired wherever it stands.
-    fn sweep(&self) {
-        let now = Instant::now();
-        let mut gone = Vec::new();
-        let mut held = self.held();
-        let expired = held.records.iter().filter(|(_, stored)| stored.expires <= now).map(|(id, _)| id.clone());
-        for id in expired.collect::<Vec<_>>() {
-            gone.extend(held.remove(&id));
-        }
-        drop(held);
-        self.counters.expired.add(gone.len() as u64);
-    }
 }
 
 #[async_trait]
 impl ResponseStore for MemoryStore {
     async fn put(&self, record: Arc<Record>) -> Result<(), StoreError> {
         let size = record.size_bytes() + ENTRY_OVERHEAD_BYTES;
-        let MemoryBounds { max_entries, max_bytes, ttl } = self.bounds;
+        let MemoryBounds { max_bytes, ttl, .. } = self.bounds;
         let bytes = u64::try_from(size).unwrap_or(u64::MAX);
         if bytes > max_bytes {
             self.counters.refused_for_space.one();
@@ -160,9 +166,13 @@ impl ResponseStore for MemoryStore {
         held.put(record.id.clone(), Stored { record, bytes, expires: now + ttl });
         while held.is_oldest_expired(now) && held.records.len() > 1 {
             gone.extend(held.remove_oldest());
-            self.counters.expired.one();
         }
-        while held.bytes > max_bytes || held.records.len() as u64 > max_entries.get() {
+        // What lives must not go for what has expired behind it.
+        if held.exceeds(&self.bounds) {
+            gone.append(&mut held.sweep(now));
+        }
+        self.counters.expired.add(gone.len() as u64);
+        while held.exceeds(&self.bounds) {
             gone.extend(held.remove_oldest());
             self.counters.evicted.one();
         }
@@ -193,7 +203,8 @@ impl ResponseStore for MemoryStore {
 
     /// Always ready. The probe doubles as the sweep of expired records while no request comes by.
     async fn ready(&self) -> Result<(), StoreError> {
-        self.sweep();
+        let gone = self.held().sweep(Instant::now());
+        self.counters.expired.add(gone.len() as u64);
         Ok(())
     }
 
@@ -345,7 +356,9 @@ mod tests {
         while store.load(&[id(2)], Touch::Keep).await.unwrap()[0].is_some() {}
         assert_eq!((held(&store), expired(&store)), (vec![], 2));
         // One that lives stands before one that does not.
-        let store = MemoryStore::new(MemoryBounds { ttl: Duration::from_millis(50), ..bounds });
+        let bounds =
+            MemoryBounds { ttl: Duration::from_millis(50), max_entries: NonZeroU64::new(2).unwrap(), ..bounds };
+        let store = MemoryStore::new(bounds);
         store.put(record(3, 10)).await.unwrap();
         assert!(store.load(&[id(3)], longer).await.unwrap()[0].is_some());
         store.put(record(4, 10)).await.unwrap();
@@ -354,6 +367,17 @@ mod tests {
         }
         let bytes = store.held().bytes;
         assert_eq!((expired(&store), bytes), (1, bytes_held(&store)));
+        // Nor does it go for one.
+        let store = MemoryStore::new(bounds);
+        store.put(record(3, 10)).await.unwrap();
+        assert!(store.load(&[id(3)], longer).await.unwrap()[0].is_some());
+        store.put(record(4, 10)).await.unwrap();
+        let began = Instant::now();
+        while began.elapsed() <= bounds.ttl {
+            std::thread::yield_now();
+        }
+        store.put(record(5, 10)).await.unwrap();
+        assert_eq!(held(&store), [3, 5]);
     }
 
     #[tokio::test]
