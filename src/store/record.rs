@@ -377,6 +377,25 @@ mod tests {
     }
 
     #[test]
+    fn a_document_that_somebody_spaced_out_is_read_as_a_compact_one() {
+        let compact = record(r#"{"id":"resp_00000000000000000000000000000003","object":"response","a b":[1, 2]}"#);
+        let text = String::from_utf8(compact.encode()).unwrap();
+        for (from, to) in [
+            ("{\"id", "{\t\n\"id"),
+            (",\"object", " , \"object"),
+            ("\"a b\":", "\"a\\u0020b\":"),
+            (",\"input", "\n,\"input"),
+        ] {
+            let spaced = text.replacen(from, to, 1);
+            assert_ne!(spaced, text);
+            let read = Record::decode(&id(3), spaced.as_bytes()).unwrap();
+            assert_eq!(read, compact, "{spaced}");
+            assert_eq!(read.encode(), text.as_bytes());
+        }
+        assert_eq!(Record::decode(&id(3), format!(" {text} ").as_bytes()).unwrap(), compact);
+    }
+
+    #[test]
     fn a_record_of_another_id_is_corrupt() {
         let record = record(r#"{"id":"resp_00000000000000000000000000000003"}"#);
         assert!(reason(Record::decode(&id(4), &record.encode())).contains("another id"));
