@@ -142,8 +142,12 @@ def start(cluster: Cluster) -> str:
     """Starts what does not run, in the background; says what was done."""
     require_redis()
     missing = [port for port in cluster.ports if _ours(cluster.node_folder(port)) is None]
-    if problems := cluster.taken(missing):
-        raise ClusterError("\n".join(problems))
+    # A node that was killed is gone before its last thread is, which still has its ports.
+    deadline = time.monotonic() + (_STOP_SECONDS if any(map(_was_started, map(cluster.node_folder, missing))) else 0)
+    while problems := cluster.taken(missing):
+        if time.monotonic() > deadline:
+            raise ClusterError("\n".join(problems))
+        time.sleep(_POLL_SECONDS)
     for port in missing:
         folder = cluster.node_folder(port)
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,6 +179,10 @@ def stop(folder: Path) -> int:
 
 def _node_folders(folder: Path) -> Sequence[Path]:
     return [node for node in folder.iterdir() if node.is_dir()] if folder.is_dir() else []
+
+
+def _was_started(node: Path) -> bool:
+    return (node / "redis.pid").exists()
 
 
 def _ours(node: Path) -> int | None:
