@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use responses_router::id::ResponseId;
 use responses_router::sealing::{SealingKey, SealingKeys};
 use responses_router::store::{
-    AncestorIds, Ancestors, DiskSettings, DiskStore, Record, RecordCodec, ResponseStore, Touch,
+    AncestorIds, Ancestors, DiskSettings, DiskStore, KnownItems, Record, RecordCodec, ResponseStore, Touch,
 };
 use serde_json::value::RawValue;
 use tokio::task::JoinSet;
@@ -53,7 +53,8 @@ fn record(number: u128, bytes: usize) -> Arc<Record> {
     let text = format!("{number:x} ").repeat(bytes / 8);
     let response = RawValue::from_string(format!("{{\"id\":\"{id}\",\"output_text\":\"{text}\"}}")).unwrap();
     let ancestors = Ancestors::Listed(AncestorIds::default());
-    Arc::new(Record { id, ancestors, input: Vec::new(), interrupted: false, tenant: None, response })
+    let (input, items) = (Vec::new(), KnownItems::default());
+    Arc::new(Record { id, ancestors, input, interrupted: false, tenant: None, response, items })
 }
 
 /// Content of many sizes, some larger than a page.

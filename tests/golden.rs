@@ -74,7 +74,7 @@ fn request_case(path: &Path) -> String {
 }
 
 fn turns(past: &[PastTurn]) -> Vec<Turn<'_>> {
-    past.iter().map(|turn| Turn { input: &turn.input, response: &turn.response }).collect()
+    past.iter().map(|turn| Turn { input: &turn.input, response: &turn.response, items: None }).collect()
 }
 
 /// A JSON string stands for the text in it, anything else for itself.

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use responses_router::config::Redis;
 use responses_router::id::ResponseId;
-use responses_router::store::{Ancestors, AtRest, ChainLimits, Record, RedisStore, ResponseStore, StoreError, Touch};
+use responses_router::store::{
+    Ancestors, AtRest, ChainLimits, KnownItems, Record, RedisStore, ResponseStore, StoreError, Touch,
+};
 use serde_json::value::RawValue;
 
 const TTL: Duration = Duration::from_secs(600);
@@ -39,7 +41,8 @@ fn turn(ancestors: &[ResponseId], bytes: usize) -> Arc<Record> {
     let text = "words of a turn ".repeat(bytes / 16 + 1);
     let input = vec![raw(format!("{{\"id\":\"msg_{id}\",\"content\":\"{text}\"}}"))];
     let response = raw(format!("{{\"id\":\"{id}\",\"object\":\"response\"}}"));
-    Arc::new(Record { response, id, ancestors, input, interrupted: false, tenant: None })
+    let items = KnownItems::default();
+    Arc::new(Record { response, id, ancestors, input, interrupted: false, tenant: None, items })
 }
 
 /// A chain of so many turns, written all at once.

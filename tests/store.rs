@@ -12,8 +12,9 @@ use responses_router::config::{self, Compression};
 use responses_router::id::ResponseId;
 use responses_router::sealing::{SealingKey, SealingKeys};
 use responses_router::store::{
-    AncestorIds, Ancestors, AtRest, ChainLimits, DiskSettings, DiskStore, HistoryError, Holdings, MemoryBounds,
-    MemoryStore, Owner, Record, RecordCodec, RedisStore, ResponseStore, StoreError, Touch, Wanted, history,
+    AncestorIds, Ancestors, AtRest, ChainLimits, DiskSettings, DiskStore, HistoryError, Holdings, KnownItems,
+    MemoryBounds, MemoryStore, Owner, Record, RecordCodec, RedisStore, ResponseStore, StoreError, Touch, Wanted,
+    history,
 };
 use responses_router::tenant::Tenant;
 use serde_json::value::RawValue;
@@ -151,7 +152,8 @@ fn raw(text: String) -> Box<RawValue> {
 fn turn(ancestors: Ancestors, text: &str) -> Arc<Record> {
     let id = ResponseId::from_bits(rand::random());
     let response = raw("null".to_owned());
-    let mut record = Record { response, id, ancestors, input: Vec::new(), interrupted: false, tenant: None };
+    let (input, items) = (Vec::new(), KnownItems::default());
+    let mut record = Record { response, id, ancestors, input, interrupted: false, tenant: None, items };
     let previous = serde_json::to_string(&record.parent()).unwrap();
     record.response = raw(format!(
         "{{\"id\":\"{}\",\"object\":\"response\",\"previous_response_id\":{previous},\"temperature\":1.50}}",

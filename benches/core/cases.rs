@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use responses_router::id::ResponseId;
 use responses_router::sse::Decoder;
-use responses_router::store::{AncestorIds, Ancestors, Record};
+use responses_router::store::{AncestorIds, Ancestors, KnownItems, Record};
 use responses_router::translate::{
     AnswerForm, CreateRequest, End, Past, ResponseStream, Settings, Translated, Turn, request,
 };
@@ -96,8 +96,10 @@ fn create(body: &str) -> CreateRequest {
 }
 
 fn translate(body: &str, records: &[Arc<Record>]) -> Translated {
-    let turns: Vec<Turn<'_>> =
-        records.iter().map(|record| Turn { input: &record.input, response: &record.response }).collect();
+    let turns: Vec<Turn<'_>> = records
+        .iter()
+        .map(|record| Turn { input: &record.input, response: &record.response, items: record.items.get() })
+        .collect();
     let past = Past { chain: &turns, referenced: &[] };
     let id = ResponseId::from_bits(records.len() as u128 + 1);
     request(create(body), past, &Settings::default(), None, id, 1).unwrap_or_else(|error| panic!("{error}"))
@@ -116,6 +118,7 @@ fn answer(translated: Translated, completion: &str) -> Record {
         response,
         interrupted: false,
         tenant: None,
+        items: KnownItems::default(),
     }
 }
 

@@ -451,7 +451,8 @@ fn chain_of(history: &History) -> Option<Chain> {
 }
 
 fn turns(records: &[Arc<Record>]) -> Vec<Turn<'_>> {
-    records.iter().map(|record| Turn { input: &record.input, response: &record.response }).collect()
+    let turns = records.iter().map(|record| (&record.input, &record.response, record.items.get()));
+    turns.map(|(input, response, items)| Turn { input, response, items }).collect()
 }
 
 fn refuse(error: &RequestError) -> WireError {

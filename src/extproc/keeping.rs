@@ -10,7 +10,9 @@ use tokio_util::task::TaskTracker;
 use crate::id::ResponseId;
 use crate::openai::responses::ResponseError;
 use crate::store::chain::{self, ChainLimits, History, HistoryError, Wanted};
-use crate::store::{AncestorIds, Ancestors, FromStore, Holdings, Owner, Record, ResponseStore, StoreError, Touch};
+use crate::store::{
+    AncestorIds, Ancestors, FromStore, Holdings, KnownItems, Owner, Record, ResponseStore, StoreError, Touch,
+};
 use crate::telemetry::Account;
 use crate::telemetry::facts::Stored;
 use crate::telemetry::metrics::Metrics;
@@ -134,6 +136,7 @@ fn record(finished: &mut Finished, lineage: &Lineage) -> Result<Record, StoreErr
         response,
         interrupted: *finished.outcome() == Outcome::Disconnected,
         tenant: lineage.owner.tenant(),
+        items: KnownItems::default(),
     })
 }
 

@@ -5,24 +5,26 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::de::{Error as _, Unexpected};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::ser::SerializeStruct as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::json;
 
-/// A JSON string, quotes and escapes included, that is known to be text: no escape in it stands for half a character.
-#[derive(Clone, Serialize)]
-#[serde(transparent)]
-pub struct JsonText(Box<RawValue>);
+/// A JSON string, quotes and escapes included, that is known to be text: no escape in it stands for half a character. A
+/// copy shares it.
+#[derive(Clone)]
+pub struct JsonText(Arc<str>);
 
 impl JsonText {
     /// The text as JSON.
     #[must_use]
     pub fn of(text: &str) -> Self {
         // A text always serialises.
-        json::raw_text(text).map_or_else(|_| Self::default(), Self)
+        json::to_string(text, text.len() + "\"\"".len()).map_or_else(|_| Self::default(), Self::from)
     }
 
     /// The text that a JSON value is; `None` when it is no string, or none that can be decoded.
@@ -32,7 +34,7 @@ impl JsonText {
         // Only escapes by number can be wrong.
         let by_number = memchr::memmem::find(inner.as_bytes(), b"\\u").is_some();
         let is_text = !by_number || serde_json::from_str::<Cow<'_, str>>(raw.get()).is_ok();
-        is_text.then(|| Self(raw.to_owned()))
+        is_text.then(|| Self(raw.get().into()))
     }
 
     /// Whether there is no text.
@@ -45,7 +47,7 @@ impl JsonText {
     #[must_use]
     pub fn decode(&self) -> String {
         // What was checked when it was made decodes.
-        serde_json::from_str(self.0.get()).unwrap_or_default()
+        serde_json::from_str(&self.0).unwrap_or_default()
     }
 
     /// The texts with a separator between each two.
@@ -56,32 +58,39 @@ impl JsonText {
         }
         let separator = Self::of(separator);
         let texts: Vec<&str> = texts.iter().map(Self::inner).collect();
-        let joined = format!("\"{}\"", texts.join(separator.inner()));
         // Strings without their quotes, one behind the other, are the inside of a string.
-        RawValue::from_string(joined).map_or_else(|_| Self::default(), Self)
+        Self::from(format!("\"{}\"", texts.join(separator.inner())))
     }
 
     fn inner(&self) -> &str {
-        inner(&self.0).unwrap_or_default()
+        unquoted(&self.0).unwrap_or_default()
+    }
+
+    fn from(json: String) -> Self {
+        Self(json.into())
     }
 }
 
 /// What stands between the quotes of a JSON string.
 fn inner(raw: &RawValue) -> Option<&str> {
-    raw.get().strip_prefix('"')?.strip_suffix('"')
+    unquoted(raw.get())
+}
+
+fn unquoted(json: &str) -> Option<&str> {
+    json.strip_prefix('"')?.strip_suffix('"')
 }
 
 impl Default for JsonText {
     /// No text.
     fn default() -> Self {
-        json::raw_text("").map_or_else(|_| Self(RawValue::NULL.to_owned()), Self)
+        Self("\"\"".into())
     }
 }
 
 impl PartialEq for JsonText {
     /// Whether the texts are the same, however they are escaped.
     fn eq(&self, other: &Self) -> bool {
-        let (one, two) = (self.0.get(), other.0.get());
+        let (one, two) = (&*self.0, &*other.0);
         let is_escaped = |text: &str| memchr::memchr(b'\\', text.as_bytes()).is_some();
         one == two || ((is_escaped(one) || is_escaped(two)) && self.decode() == other.decode())
     }
@@ -89,7 +98,16 @@ impl PartialEq for JsonText {
 
 impl fmt::Debug for JsonText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.get())
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for JsonText {
+    /// As a [`RawValue`], which it was or could have been.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut raw = serializer.serialize_struct(json::RAW, 1)?;
+        raw.serialize_field(json::RAW, &*self.0)?;
+        raw.end()
     }
 }
 

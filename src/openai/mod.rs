@@ -11,4 +11,5 @@ pub mod json_text;
 pub mod raw;
 pub mod raw_walk;
 pub mod responses;
+pub mod stored_item;
 pub mod tool_call;

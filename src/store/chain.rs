@@ -303,6 +303,7 @@ mod tests {
     use serde_json::value::RawValue;
 
     use super::*;
+    use crate::store::KnownItems;
     use crate::tenant::Tenant;
 
     /// A store over a map that counts its loads.
@@ -377,7 +378,8 @@ mod tests {
         fn with(mut self, number: u128, ancestors: Ancestors) -> Self {
             let response = RawValue::from_string(format!("{{\"id\":\"{}\"}}", id(number))).unwrap();
             let id = id(number);
-            let record = Record { id, ancestors, input: Vec::new(), response, interrupted: false, tenant: None };
+            let (input, items) = (Vec::new(), KnownItems::default());
+            let record = Record { id, ancestors, input, response, interrupted: false, tenant: None, items };
             self.records.insert(record.id.clone(), Arc::new(record));
             self
         }

@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
     use crate::sealing::SealingKey;
-    use crate::store::Ancestors;
+    use crate::store::{Ancestors, KnownItems};
 
     fn keys(ids: &[&str]) -> RecordCodec {
         let keys = ids.iter().map(|id| SealingKey::new(id, &format!("{id:A<42}A=")).unwrap()).collect();
@@ -112,6 +112,7 @@ mod tests {
             interrupted: true,
             tenant: tenant.map(|name| Tenant::named(name.as_bytes())),
             id,
+            items: KnownItems::default(),
         }
     }
 

@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
     use crate::sealing::{SealingKey, SealingKeys};
-    use crate::store::{AncestorIds, Ancestors, DiskSettings, DiskStore, RecordCodec};
+    use crate::store::{AncestorIds, Ancestors, DiskSettings, DiskStore, KnownItems, RecordCodec};
 
     const LONGER: Touch = Touch::Refresh { longer: Duration::ZERO };
 
@@ -170,7 +170,8 @@ mod tests {
         let id = ResponseId::from_bits(number);
         let response = RawValue::from_string(format!("{{\"id\":\"{id}\",\"object\":\"response\"}}")).unwrap();
         let (ancestors, tenant) = (Ancestors::Listed(AncestorIds::default()), owner.tenant());
-        Arc::new(Record { id, ancestors, input: Vec::new(), response, interrupted: false, tenant })
+        let (input, items) = (Vec::new(), KnownItems::default());
+        Arc::new(Record { id, ancestors, input, response, interrupted: false, tenant, items })
     }
 
     #[tokio::test]

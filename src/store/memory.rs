@@ -241,7 +241,7 @@ mod tests {
     use serde_json::value::RawValue;
 
     use super::*;
-    use crate::store::{AncestorIds, Ancestors};
+    use crate::store::{AncestorIds, Ancestors, KnownItems};
 
     fn record(number: u128, payload: usize) -> Arc<Record> {
         let response = RawValue::from_string(format!("{{\"x\":\"{}\"}}", "x".repeat(payload))).unwrap();
@@ -253,6 +253,7 @@ mod tests {
             response,
             interrupted: false,
             tenant: None,
+            items: KnownItems::default(),
         })
     }
 

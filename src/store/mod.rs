@@ -30,7 +30,7 @@ pub use disk::{DiskSettings, DiskStore};
 pub use figures::{Figure, FigureKind};
 pub use holdings::{Holdings, Owner};
 pub use memory::{MemoryBounds, MemoryStore};
-pub use record::Record;
+pub use record::{KnownItems, Record};
 pub use redis::{AtRest, RedisConfigError, RedisStore};
 
 /// Whether reading a record also starts its time to live anew.

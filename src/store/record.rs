@@ -15,6 +15,7 @@
 //! ```
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -25,6 +26,7 @@ use super::{StoreError, foreign};
 use crate::id::{ItemPrefix, ResponseId};
 use crate::openai::raw::RawObject;
 use crate::openai::raw_walk;
+use crate::openai::stored_item::StoredItem;
 use crate::openai::tool_call::Side;
 use crate::sealing::{SealedDocument, SealedText};
 use crate::tenant::Tenant;
@@ -64,6 +66,27 @@ pub struct Record {
     pub interrupted: bool,
     /// Whose it is; `None` is a record of a router without tenants.
     pub tenant: Option<Tenant>,
+    /// Its items, if they were read to be read no more.
+    pub items: KnownItems,
+}
+
+/// The items of a record that stays in memory, where each turn of its conversation needs them. Not part of what is stored.
+#[derive(Default)]
+pub struct KnownItems(OnceLock<Box<[StoredItem]>>);
+
+impl KnownItems {
+    /// The items, in their order.
+    #[must_use]
+    pub fn get(&self) -> Option<&[StoredItem]> {
+        self.0.get().map(|items| &**items)
+    }
+}
+
+impl Clone for KnownItems {
+    /// None: what is made of a copy may have other items.
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 /// What lies under a key, read as far as it can be without keys.
@@ -106,7 +129,21 @@ impl Record {
             Ancestors::Walk(parent) => parent.as_ref().map_or(0, id),
         };
         let items = self.input.len() * (size_of::<Box<RawValue>>() + ALLOCATION_OVERHEAD_BYTES);
-        size_of::<Self>() + 3 * ALLOCATION_OVERHEAD_BYTES + id(&self.id) + ancestors + items + self.payload_bytes()
+        let known = self.items.get().map_or(0, |known| {
+            // No item says more than its JSON.
+            known.len() * (size_of::<StoredItem>() + 8 * ALLOCATION_OVERHEAD_BYTES) + self.payload_bytes()
+        });
+        let own = size_of::<Self>() + 3 * ALLOCATION_OVERHEAD_BYTES + self.payload_bytes();
+        own + id(&self.id) + ancestors + items + known
+    }
+
+    /// Reads the items of a record that will be needed again and again. If they cannot be read, whoever needs them is told.
+    pub fn know_items(&self) {
+        if self.items.get().is_none()
+            && let Ok(items) = StoredItem::of_turn(&self.input, &self.response)
+        {
+            let _ = self.items.0.set(items.into());
+        }
     }
 
     /// The record as one JSON document.
@@ -218,7 +255,15 @@ impl Record {
             }
             (input, ours) => document.join(|index| ![input, ours].contains(&Some(index)))?,
         };
-        Ok(Self { id: id.clone(), ancestors, input, response, interrupted, tenant: ours.tenant })
+        Ok(Self {
+            id: id.clone(),
+            ancestors,
+            input,
+            response,
+            interrupted,
+            tenant: ours.tenant,
+            items: KnownItems::default(),
+        })
     }
 
     fn decode_foreign(id: &ResponseId, document: &Document<'_>) -> Result<Self, StoreError> {
@@ -232,7 +277,15 @@ impl Record {
         let response = document.join(|index| !matches!(document.key(index), Some(INPUT | "ttl")))?;
         let response = serde_json::from_str(response.get()).map_err(|error| unreadable("document", &error))?;
         let response = foreign::completed(id, &response).ok_or_else(|| corrupt("its response is not readable"))?;
-        Ok(Self { id: id.clone(), ancestors, input, response, interrupted: false, tenant: None })
+        Ok(Self {
+            id: id.clone(),
+            ancestors,
+            input,
+            response,
+            interrupted: false,
+            tenant: None,
+            items: KnownItems::default(),
+        })
     }
 }
 
@@ -349,6 +402,7 @@ mod tests {
             response: raw(response),
             interrupted: false,
             tenant: None,
+            items: KnownItems::default(),
         }
     }
 
@@ -545,6 +599,7 @@ mod tests {
                 response: raw(&serde_json::Value::Object(response).to_string()),
                 interrupted,
                 tenant: tenant.map(|name| Tenant::named(&name)),
+                items: KnownItems::default(),
             };
             let bytes = record.encode();
             let back = Record::decode(&record.id, &bytes).unwrap();

@@ -3,6 +3,7 @@
 //! A reference stands for the item itself: the item takes its place in the transcript and among this turn's input, so
 //! that `input_items` lists items only and the record keeps its meaning when the one referred to has expired.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
@@ -11,9 +12,8 @@ use serde_json::value::RawValue;
 use super::create::{CreateRequest, InputItem};
 use super::error::RequestError;
 use crate::id::ResponseId;
-use crate::openai::item::{self, Item};
-use crate::openai::raw::Members;
-use crate::openai::raw_walk;
+use crate::openai::item::Item;
+use crate::openai::stored_item::{self, StoredItem, StoredItemError};
 
 /// A turn of the history: what was sent and what was answered, as the store kept it.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +22,8 @@ pub struct Turn<'a> {
     pub input: &'a [Box<RawValue>],
     /// The turn's response object.
     pub response: &'a RawValue,
+    /// The items of both, if they were read before.
+    pub items: Option<&'a [StoredItem]>,
 }
 
 /// The stored turns that a request needs.
@@ -52,11 +54,11 @@ impl CreateRequest {
 
 impl<'a> Turn<'a> {
     /// All items of the turn in order: what was sent, then what was answered.
-    pub(super) fn items(self) -> Result<impl Iterator<Item = &'a RawValue>, RequestError> {
-        // A response is JSON, and long: only where its items are has to be found.
-        let output = raw_walk::member(self.response, "output").and_then(raw_walk::items);
-        let output = output.ok_or_else(|| RequestError::History("a response without output".to_owned()))?;
-        Ok(self.input.iter().map(|item| &**item).chain(output))
+    pub(super) fn items(self) -> Result<Cow<'a, [StoredItem]>, RequestError> {
+        match self.items {
+            Some(items) => Ok(Cow::Borrowed(items)),
+            None => Ok(Cow::Owned(StoredItem::of_turn(self.input, self.response)?)),
+        }
     }
 }
 
@@ -78,8 +80,8 @@ impl<'a> StoredItems<'a> {
         }
         // Should a client have given one id to several items, then the latest of the chain counts.
         for turn in past.referenced.iter().chain(past.chain) {
-            for raw in turn.items()? {
-                let Named { id, kind } = serde_json::from_str(raw.get()).map_err(unreadable)?;
+            for raw in stored_item::raw_items(turn.input, turn.response)? {
+                let Named { id, kind } = serde_json::from_str(raw.get()).map_err(StoredItemError::from)?;
                 // Earlier releases kept references as they came.
                 if let Some(id) = id.filter(|_| kind.as_deref() != Some("item_reference")) {
                     items.insert(id, raw);
@@ -91,7 +93,7 @@ impl<'a> StoredItems<'a> {
 
     /// The item of this id; `None` when it is not stored.
     pub(super) fn find(&self, id: &str) -> Result<Option<InputItem>, RequestError> {
-        let found = self.0.get(id).map(|raw| stored(raw)).transpose()?;
+        let found = self.0.get(id).map(|raw| stored_item::read(raw)).transpose()?;
         Ok(found.map(|(object, item)| InputItem { object: object.into_owned(), item }))
     }
 }
@@ -104,7 +106,7 @@ pub(super) fn oldest_instructions(chain: &[Turn<'_>]) -> Result<Option<String>, 
         instructions: Option<String>,
     }
     for turn in chain {
-        let Asked { instructions } = serde_json::from_str(turn.response.get()).map_err(unreadable)?;
+        let Asked { instructions } = serde_json::from_str(turn.response.get()).map_err(StoredItemError::from)?;
         if let Some(text) = instructions.filter(|text| !text.is_empty()) {
             return Ok(Some(text));
         }
@@ -112,19 +114,9 @@ pub(super) fn oldest_instructions(chain: &[Turn<'_>]) -> Result<Option<String>, 
     Ok(None)
 }
 
-/// Reads an item that the store kept.
-pub(super) fn stored(raw: &RawValue) -> Result<(Members<'_>, Item), RequestError> {
-    let object = match Members::of_raw(raw) {
-        Some(object) => object,
-        // The parser tells why.
-        None => Members::parse(raw.get().as_bytes()).map_err(unreadable)?,
-    };
-    let item = item::parse(&object, &"history").map_err(|error| RequestError::History(error.to_string()))?;
-    Ok((object, item))
-}
-
-/// Without the parser's own words, which quote the value.
-fn unreadable(error: serde_json::Error) -> RequestError {
-    let (kind, line, column) = (error.classify(), error.line(), error.column());
-    RequestError::History(format!("{kind:?} error at line {line} column {column}"))
+impl From<StoredItemError> for RequestError {
+    /// What the store kept was read before it was kept: should it not be readable, it is no fault of the client.
+    fn from(error: StoredItemError) -> Self {
+        Self::History(error.to_string())
+    }
 }

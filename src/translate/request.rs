@@ -1,5 +1,6 @@
 //! One Responses request, with the history it continues, into one chat request and the [`Plan`] for its answer.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::Number;
@@ -8,7 +9,7 @@ use serde_json::value::RawValue;
 use super::create::{CreateRequest, InputItem, ReasoningOptions, TextOptions};
 use super::error::RequestError;
 use super::lossy::Lossy;
-use super::references::{self, Past, StoredItems, Turn};
+use super::references::{self, Past, StoredItems};
 use super::sealing::{self, Seal};
 use super::settings::{MaxTokensField, SendOrDrop, Settings};
 use super::think::ThinkSplitter;
@@ -26,6 +27,7 @@ use crate::openai::raw::RawObject;
 use crate::openai::responses::{
     Echo, IncompleteDetails, OutputItem, ReasoningEcho, Response, ResponseError, Status, TextEcho, Usage, output_text,
 };
+use crate::openai::stored_item::StoredItem;
 
 /// What is set aside for a response beside its text, tools and instructions, and for a chat request beside its input, in
 /// bytes. Both grow if that is too little.
@@ -177,9 +179,10 @@ pub fn request(
         None
     };
     let instructions = create.instructions.as_deref().or(inherited.as_deref());
+    let turns = past.chain.iter().map(|turn| turn.items()).collect::<Result<Vec<_>, _>>()?;
     let mut transcript = Transcript::new(dialect, &tool_set.names, settings.history_repair, instructions);
-    for turn in past.chain {
-        add_turn(&mut transcript, *turn, seal.as_deref(), &mut lossy)?;
+    for turn in &turns {
+        add_turn(&mut transcript, turn, seal.as_deref(), &mut lossy)?;
     }
     transcript.end_of_history();
     let stored = StoredItems::of(past, &create)?;
@@ -249,14 +252,16 @@ fn unserialisable(error: serde_json::Error) -> RequestError {
 
 fn add_turn<'a>(
     transcript: &mut Transcript<'a>,
-    turn: Turn<'a>,
+    turn: &'a [StoredItem],
     seal: Option<&dyn Seal>,
     lossy: &mut Lossy,
 ) -> Result<(), RequestError> {
-    for raw in turn.items()? {
-        let (object, mut item) = references::stored(raw)?;
-        sealing::open(&object, &mut item, seal, lossy);
-        transcript.add(object.text("id"), item, Some(raw), &"history", lossy).map_err(|error| match error {
+    transcript.expect(turn.len());
+    for stored in turn {
+        let mut item = stored.item.clone();
+        sealing::open(&mut item, || stored.encrypted_content.as_deref().map(Cow::Borrowed), seal, lossy);
+        let id = stored.id.as_deref().map(Cow::Borrowed);
+        transcript.add(id, item, Some(&stored.item), &"history", lossy).map_err(|error| match error {
             // The turn was said to another model, whose backend takes what this one does not.
             RequestError::Unsupported { reason, .. } => {
                 RequestError::Unsupported { param: "previous_response_id".to_owned(), reason }
@@ -286,7 +291,7 @@ fn add_input(
             Item::Reference { id } => stored.find(&id)?.ok_or(RequestError::ItemNotFound { id })?,
             item => InputItem { object: given.object, item },
         };
-        sealing::open(&object, &mut item, seal, lossy);
+        sealing::open(&mut item, || object.text("encrypted_content").map(Cow::Owned), seal, lossy);
         let own_id = object.text("id");
         let ordinal = normalised.len();
         let mut item_id = item::id_for(own_id.as_deref(), &item, id, ordinal);
@@ -296,7 +301,7 @@ fn add_input(
             used.insert(item_id.clone());
         }
         normalised.push(item::normalise(object, &item, &item_id).map_err(unserialisable)?);
-        transcript.add(own_id, item, None, &format_args!("input[{index}]"), lossy)?;
+        transcript.add(own_id.map(Cow::Owned), item, None, &format_args!("input[{index}]"), lossy)?;
     }
     Ok(normalised)
 }

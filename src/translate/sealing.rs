@@ -3,11 +3,11 @@
 //! A client that keeps its own history (`store: false`) carries the model's raw reasoning from turn to turn without
 //! reading it. The core decides what is sealed and what an opened seal means; keys and randomness are the shell's.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::lossy::Lossy;
 use crate::openai::item::Item;
-use crate::openai::raw::Members;
 
 /// The most bytes of reasoning that are sealed, and of a seal that is opened: 16 MiB. Beyond, the item goes without.
 pub const MAX_SEALED_BYTES: usize = 16 * 1024 * 1024;
@@ -25,9 +25,14 @@ pub trait Seal: fmt::Debug + Send + Sync {
 
 /// Gives a reasoning item the text that its `encrypted_content` holds. What cannot be opened stays out of the prompt,
 /// and is reported: it may be another provider's, or sealed with a key that is gone.
-pub(super) fn open(object: &Members<'_>, item: &mut Item, seal: Option<&dyn Seal>, lossy: &mut Lossy) {
+pub(super) fn open<'a>(
+    item: &mut Item,
+    encrypted_content: impl FnOnce() -> Option<Cow<'a, str>>,
+    seal: Option<&dyn Seal>,
+    lossy: &mut Lossy,
+) {
     let Item::Reasoning { text } = item else { return };
-    let Some(sealed) = object.text("encrypted_content").filter(|sealed| !sealed.is_empty()) else { return };
+    let Some(sealed) = encrypted_content().filter(|sealed| !sealed.is_empty()) else { return };
     let opened = seal.filter(|_| sealed.len() <= 2 * MAX_SEALED_BYTES).and_then(|seal| seal.open(&sealed));
     match opened {
         Some(opened) => *text = opened,

@@ -4,6 +4,7 @@
 //! directly, one per call, whatever stood between in the items. An output closes the round, so call, output, call,
 //! output stays two rounds.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Display;
 
@@ -14,7 +15,6 @@ use super::error::RequestError;
 use super::freeform;
 use super::lossy::Lossy;
 use super::parts::{self, ToolOutput};
-use super::references;
 use super::settings::{
     AssistantContent, DeveloperRole, HistoryRepair, ReasoningField, ReasoningReplay, SplitThink, SystemMessages,
 };
@@ -43,15 +43,15 @@ pub(super) struct Transcript<'a> {
     /// Where each call is, the latest of its id: round and position.
     calls: HashMap<String, (usize, usize)>,
     /// Items seen, by id: a client may replay what the chain already holds.
-    seen: HashMap<String, Seen<'a>>,
+    seen: HashMap<Cow<'a, str>, Seen<'a>>,
     /// How many rounds the chain has, once it is through: what follows is this turn's input, and may replay them.
     rounds_of_history: usize,
 }
 
 /// An item that was seen, should it come again.
 enum Seen<'a> {
-    /// In the chain, as the store has it: most never come again.
-    Stored(&'a RawValue),
+    /// In the chain.
+    Stored(&'a Item),
     /// In this turn's input.
     Sent(Item),
 }
@@ -105,21 +105,26 @@ impl<'a> Transcript<'a> {
         self.rounds_of_history = self.rounds.len();
     }
 
+    /// Sets room aside for so many items more.
+    pub(super) fn expect(&mut self, items: usize) {
+        self.seen.reserve(items);
+    }
+
     /// Adds an item; `param` is its path in the request, or a name for stored ones, which are also given as `stored`.
     pub(super) fn add(
         &mut self,
-        id: Option<String>,
+        id: Option<Cow<'a, str>>,
         item: Item,
-        stored: Option<&'a RawValue>,
+        stored: Option<&'a Item>,
         param: &dyn Display,
         lossy: &mut Lossy,
     ) -> Result<(), RequestError> {
         // The reference lets the output of a local shell name its call by either id.
         let shell_id = match &item {
-            Item::Call(call) if call.kind == CallKind::LocalShell => id.clone(),
+            Item::Call(call) if call.kind == CallKind::LocalShell => id.as_deref().map(ToOwned::to_owned),
             _ => None,
         };
-        if self.is_replay(id, &item, stored)? {
+        if self.is_replay(id, &item, stored) {
             return Ok(());
         }
         match item {
@@ -147,34 +152,21 @@ impl<'a> Transcript<'a> {
 
     /// Whether this very item was seen before. The same id on other content is kept: a client's own ids may repeat,
     /// and losing what it said would be worse than saying it twice.
-    fn is_replay(
-        &mut self,
-        id: Option<String>,
-        item: &Item,
-        stored: Option<&'a RawValue>,
-    ) -> Result<bool, RequestError> {
-        let Some(id) = id.filter(|_| !matches!(item, Item::Reference { .. })) else { return Ok(false) };
-        let is_same = |seen: &Item| match (seen, item) {
+    fn is_replay(&mut self, id: Option<Cow<'a, str>>, item: &Item, stored: Option<&'a Item>) -> bool {
+        let Some(id) = id.filter(|_| !matches!(item, Item::Reference { .. })) else { return false };
+        let seen = self.seen.get(&id).map(|seen| match seen {
+            Seen::Stored(item) => item,
+            Seen::Sent(item) => item,
+        });
+        let replay = seen.is_some_and(|seen| match (seen, item) {
             // Clients replay reasoning stripped of its text.
             (Item::Reasoning { .. }, Item::Reasoning { .. }) => true,
             (seen, item) => seen == item,
-        };
-        let (replay, parsed) = match self.seen.get(&id) {
-            None => (false, None),
-            Some(Seen::Sent(seen)) => (is_same(seen), None),
-            Some(Seen::Stored(raw)) => {
-                let (_, seen) = references::stored(raw)?;
-                (is_same(&seen), Some(seen))
-            }
-        };
-        // What came again may come a thousand times, and be large: it is parsed once.
-        let seen = match (replay, parsed) {
-            (true, Some(parsed)) => Some(Seen::Sent(parsed)),
-            (true, None) => None,
-            (false, _) => Some(stored.map_or_else(|| Seen::Sent(item.clone()), Seen::Stored)),
-        };
-        self.seen.extend(seen.map(|seen| (id, seen)));
-        Ok(replay)
+        });
+        if !replay {
+            self.seen.insert(id, stored.map_or_else(|| Seen::Sent(item.clone()), Seen::Stored));
+        }
+        replay
     }
 
     /// Changes the round that is open, after opening one if none is.
@@ -447,25 +439,23 @@ mod tests {
     use crate::translate::settings::Settings;
 
     #[test]
-    fn a_stored_item_that_comes_again_and_again_is_parsed_once() {
-        let raw = |json: &str| RawValue::from_string(json.to_owned()).unwrap();
-        let stored = raw(r#"{"type":"message","id":"msg_1","role":"user","content":"hi"}"#);
-        let (settings, names) = (Settings::default(), ToolNames::default());
+    fn a_stored_item_that_comes_again_and_again_is_said_once() {
+        let said = |text| Item::Message { role: Role::User, content: vec![Part::Text(JsonText::of(text))] };
+        let (settings, names, stored) = (Settings::default(), ToolNames::default(), said("hi"));
         let dialect = settings.for_model("m");
         let mut transcript = Transcript::new(dialect, &names, HistoryRepair::Strict, None);
-        let mut add = |raw, stored| {
-            let (object, item) = references::stored(raw).unwrap();
-            transcript.add(object.text("id"), item, stored, &"input[0]", &mut Lossy::default()).unwrap();
-            (matches!(transcript.seen.get("msg_1"), Some(Seen::Sent(_))), transcript.entries.len())
+        let mut add = |item: Item, stored| {
+            transcript.add(Some(Cow::Borrowed("msg_1")), item, stored, &"input[0]", &mut Lossy::default()).unwrap();
+            transcript.entries.len()
         };
-        assert_eq!(add(&stored, Some(&stored)), (false, 1));
+        assert_eq!(add(stored.clone(), Some(&stored)), 1);
         for _ in 0..3 {
-            assert_eq!(add(&stored, None), (true, 1));
+            assert_eq!(add(said("hi"), None), 1);
         }
         // Other content under the same id is said, and what comes after it is compared with that.
-        let other = raw(r#"{"type":"message","id":"msg_1","role":"user","content":"no"}"#);
         for _ in 0..2 {
-            assert_eq!(add(&other, None), (true, 2));
+            assert_eq!(add(said("no"), None), 2);
         }
+        assert_eq!(add(said("hi"), None), 3);
     }
 }

@@ -12,7 +12,7 @@ use redb::backends::FileBackend;
 use serde_json::value::RawValue;
 
 use super::*;
-use crate::store::{AncestorIds, Ancestors};
+use crate::store::{AncestorIds, Ancestors, KnownItems};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,7 +48,8 @@ fn record(number: u128, payload: usize) -> Arc<Record> {
     let response = format!("{{\"id\":\"{id}\",\"x\":\"{}\"}}", "x".repeat(payload));
     let response = RawValue::from_string(response).unwrap();
     let ancestors = Ancestors::Listed(AncestorIds::default());
-    Arc::new(Record { id, ancestors, input: Vec::new(), interrupted: false, tenant: None, response })
+    let (input, items) = (Vec::new(), KnownItems::default());
+    Arc::new(Record { id, ancestors, input, interrupted: false, tenant: None, response, items })
 }
 
 async fn load(store: &DiskStore, number: u128, touch: Touch) -> Result<Option<Arc<Record>>, StoreError> {

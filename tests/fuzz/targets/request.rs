@@ -129,7 +129,7 @@ fuzz_target!(|input: &[u8]| {
         let answer = parts.next().unwrap_or_default();
         let Ok(create) = CreateRequest::parse(body, &settings.request) else { continue };
         let turns: Vec<Turn<'_>> =
-            chain.iter().map(|turn| Turn { input: &turn.input, response: &turn.response }).collect();
+            chain.iter().map(|turn| Turn { input: &turn.input, response: &turn.response, items: None }).collect();
         let (newest, older) = turns.split_at(turns.len() / 2);
         // Items may be referred to whether they stand in the chain or elsewhere.
         let past = match choices[1] & 64 {
