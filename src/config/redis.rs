@@ -66,6 +66,9 @@ pub struct Redis {
     pub write_timeout: Duration,
     /// The most bytes of records that wait to be written at once, at least 1. Default: 268435456, 256 MiB.
     pub max_pending_bytes: NonZeroUsize,
+    /// The most bytes of records that are kept in memory since a chain's next turn needs them again, as long as Redis says
+    /// that they are still there; 0 reads them each time. Without effect with Sentinel. Default: 33554432, 32 MiB.
+    pub cache_bytes: usize,
     /// `breaker_seconds`: after how long without Redis requests fail at once instead of waiting for it. Whole seconds,
     /// at least 1. Default: 5, in which a cluster with a node timeout of two seconds replaces a dead master.
     #[serde(serialize_with = "shown::seconds")]
@@ -110,6 +113,7 @@ impl Default for Redis {
             read_timeout: Duration::from_secs(3),
             write_timeout: Duration::from_secs(3),
             max_pending_bytes: const { NonZeroUsize::new(256 * 1024 * 1024).unwrap() },
+            cache_bytes: 32 * 1024 * 1024,
             breaker_seconds: Duration::from_secs(5),
             compression: Compression::default(),
             min_replica_acks: 0,
@@ -158,6 +162,7 @@ pub(super) struct RedisKeys {
     write_timeout: Option<Duration>,
     #[serde(deserialize_with = "pool_size")]
     max_pending_bytes: Option<NonZeroUsize>,
+    cache_bytes: Option<usize>,
     #[serde(deserialize_with = "timeout")]
     breaker_seconds: Option<Duration>,
     compression: Option<Compression>,
@@ -203,6 +208,7 @@ impl Redis {
             read_timeout: keys.read_timeout.unwrap_or(self.read_timeout),
             write_timeout: keys.write_timeout.unwrap_or(self.write_timeout),
             max_pending_bytes: keys.max_pending_bytes.unwrap_or(self.max_pending_bytes),
+            cache_bytes: keys.cache_bytes.unwrap_or(self.cache_bytes),
             breaker_seconds: keys.breaker_seconds.unwrap_or(self.breaker_seconds),
             compression: keys.compression.unwrap_or(self.compression),
             min_replica_acks: keys.min_replica_acks.unwrap_or(self.min_replica_acks),

@@ -20,8 +20,8 @@ impl Tally {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// So many bytes more.
-    pub fn add_bytes(&self, more: usize) {
+    /// So many more: bytes of a buffer, or things that were counted.
+    pub fn add_all(&self, more: usize) {
         self.add(u64::try_from(more).unwrap_or(u64::MAX));
     }
 

@@ -177,7 +177,7 @@ impl ResponseStore for MemoryStore {
             self.counters.evicted.one();
         }
         drop(held);
-        self.counters.written_bytes.add_bytes(size);
+        self.counters.written_bytes.add_all(size);
         Ok(())
     }
 

@@ -117,6 +117,7 @@ async fn a_cluster_whose_certificates_have_names_is_used_though_it_tells_address
 pub(crate) const ALLOWED: &str = "+ping +get +getex +set +unlink +info +client|id";
 const ALLOWED_FOR_CLUSTERS: &str = "+cluster|slots +cluster|info";
 const ALLOWED_FOR_ACKS: &str = "+wait +expire";
+const ALLOWED_FOR_MEMORY: &str = "+client|tracking +exists";
 
 /// Makes a user that may do this to the keys of `config`.
 fn allow(server: &Server, config: &Redis, commands: &[&str]) {
@@ -133,12 +134,12 @@ fn as_router(config: Redis) -> Redis {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_that_the_readme_names_are_all_that_is_needed() {
     let readme = include_str!("../../README.md");
-    for commands in [ALLOWED, ALLOWED_FOR_CLUSTERS, ALLOWED_FOR_ACKS] {
+    for commands in [ALLOWED, ALLOWED_FOR_CLUSTERS, ALLOWED_FOR_ACKS, ALLOWED_FOR_MEMORY] {
         assert!(readme.contains(&format!("`{commands}`")), "{commands}");
     }
     let server = Server::start_tls(Tls::of(authority(), &["127.0.0.1"]), &[]);
     let config = as_router(trusting(server.config(), authority()));
-    allow(&server, &config, &[ALLOWED]);
+    allow(&server, &config, &[ALLOWED, ALLOWED_FOR_MEMORY]);
     works(&config).await;
     assert_eq!(server.cli(&["ACL", "LOG"]).trim(), "");
 
@@ -146,7 +147,7 @@ async fn the_commands_that_the_readme_names_are_all_that_is_needed() {
     let acks = Redis { min_replica_acks: 1, ..cluster.config() };
     let config = as_router(acks);
     for node in &cluster.nodes {
-        allow(node, &config, &[ALLOWED, ALLOWED_FOR_CLUSTERS, ALLOWED_FOR_ACKS]);
+        allow(node, &config, &[ALLOWED, ALLOWED_FOR_CLUSTERS, ALLOWED_FOR_ACKS, ALLOWED_FOR_MEMORY]);
     }
     works(&config).await;
     let store = open(&config).await;

@@ -212,7 +212,7 @@ impl Writer {
                     drop(permit);
                     let _ = reply.send(match put {
                         Put::Stored => {
-                            counters.bytes_written.add_bytes(document.len());
+                            counters.bytes_written.add_all(document.len());
                             Ok(())
                         }
                         Put::Conflict => Err(StoreError::Conflict),

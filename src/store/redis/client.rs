@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use fred::clients::Client;
 use fred::types::Builder;
+use fred::types::RespVersion;
 use fred::types::config::{Config, ReconnectPolicy, Server, ServerConfig};
 use secrecy::ExposeSecret;
 
+use super::node::Lane;
 use super::slots::Naming;
 use super::tls::tls;
 use crate::config::{Redis, RedisAddress, RedisServer};
@@ -35,6 +37,9 @@ pub enum RedisConfigError {
     #[error("response_api.redis: {0}")]
     Refused(String),
 }
+
+/// So many changes of what was read on a connection may wait to be heard; after more, all of it counts as changed.
+const UNHEARD_CHANGES: usize = 4096;
 
 /// Makes clients of one kind; none is connected yet.
 pub(super) struct Clients {
@@ -91,10 +96,16 @@ impl Clients {
     }
 
     /// A client for one node of the cluster, or as the config says.
-    pub(super) fn make(&self, node: Option<&Server>) -> Result<Client, fred::error::Error> {
-        let Some(node) = node else { return self.builder.build() };
+    pub(super) fn make(&self, node: Option<&Server>, lane: Lane) -> Result<Client, fred::error::Error> {
         let mut builder = self.builder.clone();
-        builder.with_config(|config| config.server = ServerConfig::Centralized { server: node.clone() });
+        if let Some(node) = node {
+            builder.with_config(|config| config.server = ServerConfig::Centralized { server: node.clone() });
+        }
+        if lane == Lane::Tracked {
+            // What the server says unasked comes between its answers, which RESP2 cannot tell apart.
+            builder.with_config(|config| config.version = RespVersion::RESP3);
+            builder.with_performance_config(|performance| performance.broadcast_channel_capacity = UNHEARD_CHANGES);
+        }
         builder.build()
     }
 
@@ -149,7 +160,7 @@ mod tests {
         let seed = "10.0.0.1:7000".parse().unwrap();
         let cluster = Redis { cluster_mode: true, cluster_addresses: vec![seed], ..Redis::default() };
         let node = Server::new_with_tls("10.0.0.2", 7001, Some("b.example".to_owned()));
-        let client = clients(&cluster).unwrap().make(Some(&node)).unwrap();
+        let client = clients(&cluster).unwrap().make(Some(&node), Lane::Common).unwrap();
         let connection = client.connection_config();
         assert_eq!((connection.max_redirections, connection.max_command_buffer_len), (0, 0));
         assert_eq!(connection.max_command_attempts, 1);
@@ -159,7 +170,7 @@ mod tests {
         assert_eq!(server.tls_server_name.as_deref(), Some("b.example"));
 
         let sentinels = Redis { sentinel_service: Some("mymaster".to_owned()), max_retries: 7, ..Redis::default() };
-        let client = clients(&sentinels).unwrap().make(None).unwrap();
+        let client = clients(&sentinels).unwrap().make(None, Lane::Common).unwrap();
         assert_eq!(client.connection_config().max_command_attempts, 8);
         assert!(!client.client_config().fail_fast);
         assert_eq!(client.client_reconnect_policy().unwrap().max_attempts(), 0);

@@ -53,6 +53,10 @@ pub(super) enum Command {
     Remove {
         key: String,
     },
+    /// Whether there is something.
+    IsThere {
+        key: String,
+    },
 }
 
 /// What can be sent, and sent again.
@@ -104,6 +108,7 @@ impl Once<'_> {
             }
             Command::Touch { key, ttl_seconds } => client.expire(key, *ttl_seconds, None).await,
             Command::Remove { key } => client.unlink(key).await,
+            Command::IsThere { key } => client.exists(key).await,
         }
     }
 }
@@ -119,7 +124,8 @@ impl Attempt for Once<'_> {
             | Command::ReadAndTouch { key, .. }
             | Command::Create { key, .. }
             | Command::Touch { key, .. }
-            | Command::Remove { key } => key,
+            | Command::Remove { key }
+            | Command::IsThere { key } => key,
         }
     }
 
@@ -200,7 +206,7 @@ impl Commands {
 
     fn once<'a>(&self, command: &'a Command) -> Once<'a> {
         let longest = match command {
-            Command::Read { .. } | Command::ReadAndTouch { .. } => self.read_timeout,
+            Command::Read { .. } | Command::ReadAndTouch { .. } | Command::IsThere { .. } => self.read_timeout,
             Command::Create { .. } | Command::Touch { .. } | Command::Remove { .. } => self.write_timeout,
         };
         Once { command, longest }
@@ -242,6 +248,24 @@ impl Commands {
         }
         Ok(values)
     }
+
+    /// Sends commands to one node by this connection of it, all at once and none a second time; their answers in the same
+    /// order, as far as there are any.
+    pub(super) async fn ask(
+        &self,
+        node: &Arc<Node>,
+        link: &Link,
+        commands: &[Command],
+        deadline: Instant,
+    ) -> Result<Vec<Option<Value>>, StoreError> {
+        let volleys = commands.chunks(VOLLEY).map(|some| Volley {
+            node: Some(Arc::clone(node)),
+            commands: some.iter().map(|command| self.once(command)).enumerate().collect(),
+        });
+        let answers = join_all(volleys.map(async |volley| volley.send_once(&self.pool, node, link, deadline).await));
+        let answers = answers.await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(answers.into_iter().flatten().map(Result::ok).collect())
+    }
 }
 
 /// The most commands that are sent as one: what a long chain needs is sent in some pieces, so that a node's room, which
@@ -260,12 +284,7 @@ impl Volley<'_> {
     async fn send(self, pool: &Pool, turn: usize, deadline: Instant) -> Result<Vec<(usize, Value)>, StoreError> {
         let link = self.node.as_ref().and_then(|node| Some((node, node.link(Once::LANE, turn)?)));
         let results = match link {
-            Some((node, link)) => {
-                let (counters, count) = (pool.counters(), self.commands.len());
-                let _under_way = counters.begin(count);
-                let _room = node.room(count, deadline).await.inspect_err(|_| counters.refused_busy.one())?;
-                self.send_by(&link, left(deadline)).await
-            }
+            Some((node, link)) => self.send_once(pool, node, &link, deadline).await?,
             None => self.commands.iter().map(|_| Err(failure::nowhere())).collect(),
         };
         let mut answers = Vec::with_capacity(results.len());
@@ -284,6 +303,20 @@ impl Volley<'_> {
             answers.push(answer?);
         }
         Ok(answers)
+    }
+
+    /// The answers of one attempt, in the commands' order.
+    async fn send_once(
+        &self,
+        pool: &Pool,
+        node: &Node,
+        link: &Link,
+        deadline: Instant,
+    ) -> Result<Vec<Result<Value, Error>>, StoreError> {
+        let (counters, count) = (pool.counters(), self.commands.len());
+        let _under_way = counters.begin(count);
+        let _room = node.room(count, deadline).await.inspect_err(|_| counters.refused_busy.one())?;
+        Ok(self.send_by(link, left(deadline)).await)
     }
 
     async fn send_by(&self, link: &Link, left: Duration) -> Vec<Result<Value, Error>> {

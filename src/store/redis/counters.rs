@@ -116,6 +116,9 @@ pub(super) struct Counters {
     pub(super) acks_missed_failed: Tally,
     pub(super) bytes_written: Tally,
     pub(super) bytes_read: Tally,
+    /// Records of a chain that were in memory, and that had to be read.
+    pub(super) cache_hits: Tally,
+    pub(super) cache_misses: Tally,
     under_way: AtomicU64,
 }
 
@@ -129,6 +132,8 @@ pub(super) struct Moment {
     pub(super) missing: usize,
     /// Servers that own slots.
     pub(super) masters: usize,
+    /// Bytes of records that are kept in memory.
+    pub(super) cache_bytes: usize,
 }
 
 /// Commands under way, until it is dropped.
@@ -232,6 +237,13 @@ impl Counters {
             ),
             figures::bytes_written(&self.bytes_written),
             Figure::counter("store_bytes_read", "Bytes of records that the store read", &self.bytes_read),
+            Figure::counters(
+                "redis_cache_lookups",
+                "Turns of a history that were in memory, or had to be read from Redis",
+                "result",
+                [("hit", &self.cache_hits), ("miss", &self.cache_misses)],
+            ),
+            Figure::gauge("redis_cache_bytes", "Bytes of records of Redis kept in memory", count(moment.cache_bytes)),
         ]
     }
 }

@@ -1,20 +1,25 @@
 //! One fred client and what is known of its health: a connection, except with Sentinel.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use fred::clients::{Client, WithOptions};
 use fred::error::{Error, ErrorKind};
-use fred::interfaces::{ClientLike as _, ClusterInterface as _, EventInterface as _};
+use fred::interfaces::{ClientLike as _, ClusterInterface as _, EventInterface as _, TrackingInterface as _};
 use fred::types::Value;
+use fred::types::client::Invalidation;
 use fred::types::config::{Options, Server};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::TryRecvError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::client::Clients;
 use super::command::Command;
 use super::failure::{self, Failure};
+use super::node::Lane;
+use super::recent::{LinkId, Recent};
 
 /// How long a probe may take.
 const PROBE: Duration = Duration::from_secs(1);
@@ -51,7 +56,10 @@ impl Pulse {
 
 /// A client that is connected. Dropping it does not end its task, [`Link::stop`] does.
 pub(super) struct Link {
+    id: LinkId,
     client: Client,
+    /// What the server says has changed or gone of what was read on this connection, if it is a tracked one.
+    changes: Option<Mutex<broadcast::Receiver<Invalidation>>>,
     clustered: bool,
     pulse: Pulse,
     everyones: Arc<Pulse>,
@@ -65,11 +73,13 @@ impl Link {
     pub(super) async fn dial(
         clients: &Clients,
         server: Option<&Server>,
+        lane: Lane,
         everyones: Arc<Pulse>,
         stop: CancellationToken,
         tasks: &TaskTracker,
     ) -> Result<Arc<Self>, Error> {
-        let client = clients.make(server)?;
+        let client = clients.make(server, lane)?;
+        let changes = (lane == Lane::Tracked).then(|| Mutex::new(client.invalidation_rx()));
         let (mut errors, reconnects) = (client.error_rx(), client.client_reconnect_policy().is_some());
         let task = {
             let connected = client.wait_for_connect();
@@ -95,8 +105,14 @@ impl Link {
             }
             task
         };
+        if lane == Lane::Tracked {
+            client.start_tracking(Vec::<String>::new(), false, false, false, false).await?;
+        }
+        static LINKS: AtomicU64 = AtomicU64::new(0);
         let link = Arc::new(Self {
+            id: LINKS.fetch_add(1, Ordering::Relaxed),
             client,
+            changes,
             clustered: clients.is_clustered(),
             pulse: Pulse::new(),
             everyones,
@@ -116,8 +132,27 @@ impl Link {
         Ok(link)
     }
 
+    pub(super) fn id(&self) -> LinkId {
+        self.id
+    }
+
     pub(super) fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Makes it forgotten what the server has said until now that has changed or gone. It says so in front of whatever it
+    /// answers later.
+    pub(super) fn tell_changes(&self, recent: &Recent) {
+        let Some(changes) = &self.changes else { return };
+        let mut changes = changes.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match changes.try_recv() {
+                Ok(changed) => recent.forget(self.id, changed.keys.iter().filter_map(|key| key.as_str())),
+                // Some were not heard.
+                Err(TryRecvError::Lagged(_)) => recent.forget_link(self.id),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
+        }
     }
 
     /// Whether commands can be sent now, as far as the client knows.

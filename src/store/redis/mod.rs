@@ -33,9 +33,11 @@ mod failure;
 mod link;
 mod node;
 mod pool;
+mod recent;
 mod slots;
 mod tls;
 mod topology;
+mod tracked;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -57,6 +59,7 @@ use self::failure::Failure;
 use self::link::Pulse;
 use self::node::{IN_FLIGHT_PER_POOL_SIZE, Making};
 use self::pool::{Pool, Presence};
+use self::recent::Recent;
 use super::figures::Figure;
 use super::{Record, RecordCodec, ResponseStore, StoreError, Touch};
 use crate::config::Redis;
@@ -127,6 +130,8 @@ struct Shared {
     pool: Arc<Pool>,
     commands: Commands,
     durability: Option<Durability>,
+    /// Without it, every record is read whenever it is needed.
+    recent: Option<Arc<Recent>>,
     ttl_seconds: i64,
     values: Values,
     tenant_in_key: bool,
@@ -165,10 +170,14 @@ impl RedisStore {
         // A connection carries many commands at once: more of them than cores make it slower.
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let acks = redis.min_replica_acks;
+        // Behind Sentinels fred makes connections anew by itself, and what was read on one is not bound to it.
+        let keeps_recent = redis.cache_bytes > 0 && redis.sentinel_service.is_none();
+        let recent = keeps_recent.then(|| Arc::new(Recent::new(redis.cache_bytes)));
         let making = Making {
             clients,
             common: pool_size.min(cores.max(2)),
             confirmed: if acks == 0 { 0 } else { pool_size.min(durability::CONNECTIONS) },
+            recent: recent.clone(),
             most_in_flight: pool_size.saturating_mul(IN_FLIGHT_PER_POOL_SIZE),
             pulse: Arc::new(Pulse::new()),
             counters: Arc::new(Counters::default()),
@@ -188,6 +197,7 @@ impl RedisStore {
             ),
             pool,
             durability,
+            recent,
             ttl_seconds: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).max(1),
             values: Values { codec: at_rest.codec, compression: redis.compression },
             tenant_in_key: at_rest.tenant_in_key,
@@ -279,9 +289,15 @@ impl ResponseStore for RedisStore {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let keys = ids.iter().map(|id| self.keys.key(id)).collect();
+        let keys: Vec<_> = ids.iter().map(|id| self.keys.key(id)).collect();
         let (shared, ids) = (Arc::clone(&self.shared), ids.to_vec());
-        self.run(async move { shared.load(ids, keys, touch).await }).await
+        match (touch, &self.shared.recent) {
+            (Touch::Keep, Some(recent)) if ids.len() >= tracked::WORTHWHILE => {
+                let recent = Arc::clone(recent);
+                self.run(async move { shared.load_tracked(&recent, ids, keys).await }).await
+            }
+            _ => self.run(async move { shared.load(ids, keys, touch).await }).await,
+        }
     }
 
     async fn refresh(&self, ids: &[ResponseId], longer: Duration) -> Result<(), StoreError> {
@@ -363,7 +379,7 @@ impl Shared {
                 }
             };
             if written {
-                self.pool.counters().bytes_written.add_bytes(value.len());
+                self.pool.counters().bytes_written.add_all(value.len());
                 return Ok(());
             }
             // There is something. A first attempt whose answer was lost looks like this too.
@@ -397,14 +413,26 @@ impl Shared {
             Touch::Refresh { longer } => Command::ReadAndTouch { key, ttl_seconds: self.lifetime(longer) },
         });
         let replies = self.commands.run_all(&reads.collect::<Vec<_>>(), self.deadline()).await?;
+        self.unpack(ids, replies, |_| {}).await
+    }
+
+    /// The records of these ids, which servers answered, made ready for what will be done with them.
+    async fn unpack(
+        &self,
+        ids: Vec<ResponseId>,
+        replies: Vec<Value>,
+        make_ready: fn(&Record),
+    ) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
         let replies = replies.into_iter().map(bytes).collect::<Result<Vec<_>, _>>()?;
         let total = replies.iter().flatten().map(Bytes::len).sum();
-        self.pool.counters().bytes_read.add_bytes(total);
+        self.pool.counters().bytes_read.add_all(total);
         let values = self.values.clone();
         maybe_blocking(total, move || {
             let records = ids.iter().zip(replies).map(|(id, reply)| {
                 let Some(stored) = reply else { return Ok(None) };
-                Ok(Some(Arc::new(values.unpack(id, &stored)?)))
+                let record = values.unpack(id, &stored)?;
+                make_ready(&record);
+                Ok(Some(Arc::new(record)))
             });
             records.collect()
         })

@@ -11,7 +11,9 @@ use tokio_util::task::TaskTracker;
 
 use super::client::Clients;
 use super::counters::Counters;
+use super::failure::{self, Failure};
 use super::link::{Link, Pulse};
+use super::recent::Recent;
 use crate::store::StoreError;
 
 /// The pause before a connection is made again, growing from the first to the longest.
@@ -20,6 +22,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(300);
 
 /// A connection that lived for so long was a good one: the pause begins anew.
 const STEADY: Duration = Duration::from_secs(2);
+
+/// A server that does not tell changes is asked to again after so long.
+const TRACK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// A connection without an answer for so long is probed.
 const PROBE_AFTER: Duration = Duration::from_millis(500);
@@ -44,6 +49,8 @@ pub(super) enum Lane {
     Common,
     /// Writes that wait for replicas, and hold up what is behind them.
     Confirmed,
+    /// Reads of what the server is to remember: it tells when that changes or goes.
+    Tracked,
 }
 
 /// What nodes are made of, and whom they tell.
@@ -52,6 +59,8 @@ pub(super) struct Making {
     /// Connections of each lane.
     pub(super) common: usize,
     pub(super) confirmed: usize,
+    /// What was read on the tracked connections, one per node; without it there are none.
+    pub(super) recent: Option<Arc<Recent>>,
     /// The most commands that are under way to one node at once.
     pub(super) most_in_flight: usize,
     /// Beats when any node answers.
@@ -63,12 +72,20 @@ pub(super) struct Making {
     pub(super) tasks: TaskTracker,
 }
 
+impl Making {
+    /// Whether a server has said that it will not tell changes.
+    fn cannot_track(&self, error: &fred::error::Error) -> bool {
+        failure::failure(error, self.clients.is_clustered()) == Failure::Final
+    }
+}
+
 /// A server. Its connections are kept until it is stopped.
 pub(super) struct Node {
     /// Its address in a cluster; without one it is found as the config says.
     server: Option<Server>,
     common: Box<[ArcSwapOption<Link>]>,
     confirmed: Box<[ArcSwapOption<Link>]>,
+    tracked: Box<[ArcSwapOption<Link>]>,
     in_flight: Semaphore,
     born: Instant,
     stop: CancellationToken,
@@ -77,16 +94,19 @@ pub(super) struct Node {
 impl Node {
     /// A node whose connections begin to be made.
     pub(super) fn start(server: Option<Server>, making: &Arc<Making>) -> Arc<Self> {
+        let tracked = usize::from(making.recent.is_some());
         let lane = |size| (0..size).map(|_| ArcSwapOption::empty()).collect();
         let node = Arc::new(Self {
             server,
             common: lane(making.common),
             confirmed: lane(making.confirmed),
+            tracked: lane(tracked),
             in_flight: Semaphore::new(making.most_in_flight.clamp(1, Semaphore::MAX_PERMITS)),
             born: Instant::now(),
             stop: making.stop.child_token(),
         });
-        for (lane, size) in [(Lane::Common, making.common), (Lane::Confirmed, making.confirmed)] {
+        let lanes = [(Lane::Common, making.common), (Lane::Confirmed, making.confirmed), (Lane::Tracked, tracked)];
+        for (lane, size) in lanes {
             for index in 0..size {
                 making.tasks.spawn(Arc::clone(&node).keep(lane, index, Arc::clone(making)));
             }
@@ -115,7 +135,7 @@ impl Node {
         in_turn.filter_map(ArcSwapOption::load_full).find(|link| link.is_connected())
     }
 
-    /// How many connections it has, and how many it should have.
+    /// How many connections it has, and how many it should have, without the tracked one, which it can do without.
     pub(super) fn connections(&self) -> (usize, usize) {
         let links = || self.common.iter().chain(&self.confirmed);
         let connected = links().filter_map(ArcSwapOption::load_full).filter(|link| link.is_connected());
@@ -126,6 +146,7 @@ impl Node {
         match lane {
             Lane::Common => &self.common,
             Lane::Confirmed => &self.confirmed,
+            Lane::Tracked => &self.tracked,
         }
     }
 
@@ -149,7 +170,7 @@ impl Node {
         let mut had_one = false;
         while !self.stop.is_cancelled() {
             let (server, pulse, stop) = (self.server.as_ref(), Arc::clone(&making.pulse), self.stop.child_token());
-            match Link::dial(&making.clients, server, pulse, stop, &making.tasks).await {
+            match Link::dial(&making.clients, server, lane, pulse, stop, &making.tasks).await {
                 Ok(link) => {
                     counters.dialled.one();
                     if std::mem::replace(&mut had_one, true) {
@@ -157,14 +178,21 @@ impl Node {
                     }
                     let connected = Instant::now();
                     slot.store(Some(Arc::clone(&link)));
-                    watch(&link, &making.trouble, counters).await;
+                    watch(&link, &making).await;
                     slot.store(None);
+                    if let Some(recent) = making.recent.as_ref().filter(|_| lane == Lane::Tracked) {
+                        recent.forget_link(link.id());
+                    }
                     if connected.elapsed() > STEADY {
                         pause = FIRST_PAUSE;
                     }
                     warn_at = Instant::now() + WARN_AFTER;
                 }
                 Err(_) if self.stop.is_cancelled() => return,
+                Err(error) if lane == Lane::Tracked && making.cannot_track(&error) => {
+                    tracing::info!(%error, "RedisStore: Redis does not tell changes, so no records are kept in memory");
+                    pause = TRACK_AGAIN_AFTER;
+                }
                 Err(error) => {
                     counters.dial_failures.one();
                     if lane == Lane::Common && index == 0 && Instant::now() >= warn_at {
@@ -176,7 +204,9 @@ impl Node {
                     }
                 }
             }
-            making.trouble.notify_one();
+            if lane != Lane::Tracked {
+                making.trouble.notify_one();
+            }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.stop.cancelled() => {}
@@ -187,9 +217,13 @@ impl Node {
 }
 
 /// Returns when a connection has ended. One that does not answer is trouble, and in time comes to its end.
-async fn watch(link: &Link, trouble: &Notify, counters: &Counters) {
+async fn watch(link: &Link, making: &Making) {
+    let (trouble, counters) = (&making.trouble, &making.counters);
     let mut silent = false;
     loop {
+        if let Some(recent) = &making.recent {
+            link.tell_changes(recent);
+        }
         tokio::select! {
             () = link.ended() => return,
             () = tokio::time::sleep(PROBE_AFTER.saturating_sub(link.silence()).max(TROUBLE_EVERY)) => {}

@@ -226,7 +226,8 @@ impl Pool {
             let making = &self.making;
             let (pulse, stop) = (Arc::clone(&making.pulse), making.stop.child_token());
             let told = async {
-                let link = Link::dial(&making.clients, Some(&server), pulse, stop.clone(), &making.tasks).await;
+                let link =
+                    Link::dial(&making.clients, Some(&server), Lane::Common, pulse, stop.clone(), &making.tasks).await;
                 match link {
                     Ok(link) => self.ask(&link, &server).await,
                     Err(error) => {
@@ -269,6 +270,7 @@ impl Pool {
             connected,
             missing: wanted.saturating_sub(connected),
             masters: topology.masters().len(),
+            cache_bytes: self.making.recent.as_ref().map_or(0, |recent| recent.bytes()),
         })
     }
 

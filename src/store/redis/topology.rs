@@ -155,6 +155,7 @@ mod tests {
             clients: Clients::new(&redis, Duration::from_secs(1)).unwrap(),
             common: 1,
             confirmed: 0,
+            recent: None,
             most_in_flight: 1,
             pulse: Arc::new(Pulse::new()),
             counters: Arc::default(),

@@ -1,0 +1,273 @@
+//! Records that were read lately, kept in memory: a chain's next turn needs the same ones.
+//!
+//! A record never changes, it only goes. So what was read once need not be read again, as long as the server says that it
+//! has not gone. Servers do, on connections of their own ([`Lane::Tracked`](super::node::Lane)): what was read on one is
+//! remembered there, and its end is told there in front of any later answer (client-side caching, CLIENT TRACKING of
+//! Redis 6). An answer that comes after a record was looked for here is therefore as good as having asked for the record
+//! itself: [`tracked`](super::tracked) sees to that.
+//!
+//! What is kept is bound to the connection it was read on, and worth nothing without it.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hashlink::LinkedHashMap;
+
+use crate::store::Record;
+
+/// What an entry occupies besides its key and its record, roughly.
+const OVERHEAD_BYTES: usize = 128;
+
+/// The number of a connection, never given twice.
+pub(super) type LinkId = u64;
+
+/// What says that a record which is being read has not gone in the meantime. Later ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Ticket(u64);
+
+/// Whether a record is here, with the ticket that it was read by, or has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Looked {
+    Here(Ticket),
+    Missing(Ticket),
+}
+
+/// Records by key, those that were used longest ago going first.
+#[derive(Debug)]
+pub(super) struct Recent {
+    most_bytes: usize,
+    state: Mutex<State>,
+    /// `State::bytes`, for those who only look.
+    bytes: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    entries: LinkedHashMap<Box<str>, Entry>,
+    bytes: usize,
+    tickets: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    link: LinkId,
+    ticket: Ticket,
+    /// Without one it is being read, and who has the ticket may leave it here.
+    record: Option<Arc<Record>>,
+    bytes: usize,
+}
+
+impl Recent {
+    /// Keeps so many bytes at most.
+    pub(super) fn new(most_bytes: usize) -> Self {
+        Self { most_bytes, state: Mutex::default(), bytes: AtomicUsize::new(0) }
+    }
+
+    /// How many bytes are kept.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Which of these records are here, as far as they were read on this connection. Whoever asks reads those that are
+    /// missing on this connection now.
+    pub(super) fn look<'a>(&self, link: LinkId, keys: impl Iterator<Item = &'a str>) -> Vec<Looked> {
+        self.change(|state| {
+            let looked = keys.map(|key| match state.entries.get(key) {
+                Some(Entry { record: Some(_), link: of, ticket, .. }) if *of == link => Looked::Here(*ticket),
+                _ => {
+                    state.tickets += 1;
+                    let (ticket, bytes) = (Ticket(state.tickets), OVERHEAD_BYTES + key.len());
+                    state.insert(key, Entry { link, ticket, record: None, bytes });
+                    Looked::Missing(ticket)
+                }
+            });
+            looked.collect()
+        })
+    }
+
+    /// The records under these keys, as far as they are still here.
+    pub(super) fn take<'a>(&self, link: LinkId, keys: impl Iterator<Item = &'a str>) -> Vec<Option<Arc<Record>>> {
+        self.change(|state| {
+            let records = keys.map(|key| match state.entries.to_back(key) {
+                Some(Entry { record: Some(record), link: of, .. }) if *of == link => Some(Arc::clone(record)),
+                _ => None,
+            });
+            records.collect()
+        })
+    }
+
+    /// Leaves what was read here, unless it has changed or gone since its ticket was given.
+    pub(super) fn keep<'a>(&self, read: impl Iterator<Item = (&'a str, Ticket, Arc<Record>)>) {
+        self.change(|state| {
+            for (key, ticket, record) in read {
+                let awaited = state.entries.get(key).filter(|entry| entry.ticket == ticket);
+                if let Some(link) = awaited.map(|entry| entry.link) {
+                    let bytes = OVERHEAD_BYTES + key.len() + record.size_bytes();
+                    state.insert(key, Entry { link, ticket, record: Some(record), bytes });
+                }
+            }
+        });
+    }
+
+    /// Forgets what the server of a connection says has changed or gone.
+    pub(super) fn forget<'a>(&self, link: LinkId, keys: impl Iterator<Item = &'a str>) {
+        self.change(|state| {
+            for key in keys {
+                if state.entries.get(key).is_some_and(|entry| entry.link == link) {
+                    state.remove(key);
+                }
+            }
+        });
+    }
+
+    /// Forgets all that was read on a connection.
+    pub(super) fn forget_link(&self, link: LinkId) {
+        self.change(|state| {
+            let mut gone = 0;
+            state.entries.retain(|_, entry| {
+                if entry.link == link {
+                    gone += entry.bytes;
+                }
+                entry.link != link
+            });
+            state.bytes = state.bytes.saturating_sub(gone);
+        });
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state: MutexGuard<'_, State> = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut state);
+        while state.bytes > self.most_bytes {
+            let Some((_, oldest)) = state.entries.pop_front() else { break };
+            state.bytes = state.bytes.saturating_sub(oldest.bytes);
+        }
+        self.bytes.store(state.bytes, Ordering::Relaxed);
+        result
+    }
+}
+
+impl State {
+    /// Puts it where what was used last lies, in the place of what lay there.
+    fn insert(&mut self, key: &str, entry: Entry) {
+        self.bytes += entry.bytes;
+        if let Some(before) = self.entries.insert(key.into(), entry) {
+            self.bytes = self.bytes.saturating_sub(before.bytes);
+        }
+    }
+
+    fn remove(&mut self, key: &str) {
+        if let Some(before) = self.entries.remove(key) {
+            self.bytes = self.bytes.saturating_sub(before.bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::id::ResponseId;
+    use crate::store::{AncestorIds, Ancestors, KnownItems};
+
+    const ROOM: usize = 1 << 20;
+
+    fn record(number: u128) -> Arc<Record> {
+        let id = ResponseId::from_bits(number);
+        let response = RawValue::from_string(format!("{{\"id\":\"{id}\"}}")).unwrap();
+        let ancestors = Ancestors::Listed(AncestorIds::default());
+        let (input, items) = (Vec::new(), KnownItems::default());
+        Arc::new(Record { id, ancestors, input, response, interrupted: false, tenant: None, items })
+    }
+
+    fn look(recent: &Recent, link: LinkId, key: &str) -> Looked {
+        recent.look(link, std::iter::once(key))[0]
+    }
+
+    fn awaited(recent: &Recent, link: LinkId, key: &str) -> Ticket {
+        match look(recent, link, key) {
+            Looked::Missing(ticket) => ticket,
+            Looked::Here(_) => panic!("{key} is here"),
+        }
+    }
+
+    fn keep(recent: &Recent, key: &str, ticket: Ticket, number: u128) {
+        recent.keep(std::iter::once((key, ticket, record(number))));
+    }
+
+    fn take(recent: &Recent, link: LinkId, key: &str) -> Option<Arc<Record>> {
+        recent.take(link, std::iter::once(key)).remove(0)
+    }
+
+    #[test]
+    fn what_was_read_is_here_for_the_connection_it_was_read_on() {
+        let recent = Recent::new(ROOM);
+        let ticket = awaited(&recent, 1, "a");
+        assert_eq!(take(&recent, 1, "a"), None);
+        keep(&recent, "a", ticket, 7);
+        assert_eq!(look(&recent, 1, "a"), Looked::Here(ticket));
+        assert_eq!(take(&recent, 1, "a"), Some(record(7)));
+        assert_eq!(take(&recent, 2, "a"), None);
+        // Another connection knows nothing of it, and has it in its place.
+        let other = awaited(&recent, 2, "a");
+        assert!(other > ticket);
+        keep(&recent, "a", other, 7);
+        assert_eq!((take(&recent, 1, "a"), take(&recent, 2, "a")), (None, Some(record(7))));
+    }
+
+    #[test]
+    fn what_went_while_it_was_read_is_not_kept() {
+        let recent = Recent::new(ROOM);
+        let first = awaited(&recent, 1, "a");
+        recent.forget(1, std::iter::once("a"));
+        keep(&recent, "a", first, 7);
+        assert_eq!(take(&recent, 1, "a"), None);
+
+        // A second reader asked after it had gone: the first one's answer is of before.
+        let first = awaited(&recent, 1, "a");
+        recent.forget(1, std::iter::once("a"));
+        let second = awaited(&recent, 1, "a");
+        keep(&recent, "a", first, 7);
+        assert_eq!(take(&recent, 1, "a"), None);
+        keep(&recent, "a", second, 8);
+        assert_eq!(take(&recent, 1, "a"), Some(record(8)));
+
+        let ticket = awaited(&recent, 1, "b");
+        recent.forget_link(1);
+        keep(&recent, "b", ticket, 9);
+        assert_eq!((take(&recent, 1, "a"), take(&recent, 1, "b")), (None, None));
+        assert_eq!(recent.bytes(), 0);
+    }
+
+    #[test]
+    fn another_connections_news_change_nothing() {
+        let recent = Recent::new(ROOM);
+        let ticket = awaited(&recent, 1, "a");
+        keep(&recent, "a", ticket, 7);
+        recent.forget(2, std::iter::once("a"));
+        recent.forget_link(2);
+        assert_eq!(take(&recent, 1, "a"), Some(record(7)));
+    }
+
+    #[test]
+    fn beyond_its_bound_what_was_used_longest_ago_goes() {
+        let key = |number: u128| format!("k{number}");
+        let each = OVERHEAD_BYTES + 2 + record(1).size_bytes();
+        let recent = Recent::new(3 * each);
+        let put = |number| {
+            let ticket = awaited(&recent, 1, &key(number));
+            keep(&recent, &key(number), ticket, number);
+        };
+        (1..=3).for_each(put);
+        assert_eq!(recent.bytes(), 3 * each);
+        assert!(take(&recent, 1, "k1").is_some());
+        put(4);
+        let left: Vec<_> = (1..=4).filter(|number| take(&recent, 1, &key(*number)).is_some()).collect();
+        assert_eq!((left, recent.bytes()), (vec![1, 3, 4], 3 * each));
+        // What is larger than all the room is not kept, and takes nothing along that is used.
+        let nothing = Recent::new(each - 1);
+        let ticket = awaited(&nothing, 1, "k1");
+        keep(&nothing, "k1", ticket, 1);
+        assert_eq!((take(&nothing, 1, "k1"), nothing.bytes()), (None, 0));
+    }
+}
