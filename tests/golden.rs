@@ -8,9 +8,12 @@ use std::sync::Arc;
 
 use responses_router::id::{CountingIds, IdSource, ResponseId};
 use responses_router::openai::dialect::ApiDialect;
+use responses_router::openai::stored_item::StoredItem;
 use responses_router::store::Record;
 use responses_router::translate::upstream_error::UpstreamError;
-use responses_router::translate::{CreateRequest, End, Past, RequestError, Seal, Settings, Translated, Turn, request};
+use responses_router::translate::{
+    CreateRequest, End, Past, Plan, RequestError, Seal, Settings, Translated, Turn, request,
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -51,13 +54,29 @@ struct PastTurn {
     response: Box<RawValue>,
 }
 
+/// The translation, which is the same whether the items of the past were read before or are read now.
 fn translated(path: &Path) -> Result<Translated, RequestError> {
-    let case: RequestCase = read_json(path);
-    let settings = case.settings.settings();
-    let past = Past { chain: &turns(&case.history), referenced: &turns(&case.referenced) };
-    let seal = case.sealing.then(|| Arc::new(machine::Backwards) as Arc<dyn Seal>);
-    CreateRequest::parse(&text_or_json(&case.body), &settings.request)
-        .and_then(|create| request(create, past, &settings, seal, CountingIds::default().response_id(), CREATED_AT))
+    let RequestCase { settings, history, referenced, sealing, body } = read_json(path);
+    let (settings, body) = (settings.settings(), text_or_json(&body));
+    let translate = |history: Vec<Turn<'_>>, referenced: Vec<Turn<'_>>| {
+        let past = Past { chain: &history, referenced: &referenced };
+        let seal = sealing.then(|| Arc::new(machine::Backwards) as Arc<dyn Seal>);
+        CreateRequest::parse(&body, &settings.request)
+            .and_then(|create| request(create, past, &settings, seal, CountingIds::default().response_id(), CREATED_AT))
+    };
+    let read = |past: &[PastTurn]| -> Vec<Option<Vec<StoredItem>>> {
+        past.iter().map(|turn| StoredItem::of_turn(&turn.input, &turn.response).ok()).collect()
+    };
+    let anew = translate(turns(&history, &[]), turns(&referenced, &[]));
+    let known = translate(turns(&history, &read(&history)), turns(&referenced, &read(&referenced)));
+    let told = |translated: &Result<Translated, RequestError>| match translated {
+        Ok(Translated { chat, plan: Plan { input, lossy, .. } }) => {
+            format!("{} {input:?} {:?}", String::from_utf8_lossy(chat), lossy.header())
+        }
+        Err(error) => format!("{error:?}"),
+    };
+    assert_eq!(told(&anew), told(&known));
+    anew
 }
 
 fn request_case(path: &Path) -> String {
@@ -73,8 +92,10 @@ fn request_case(path: &Path) -> String {
     }
 }
 
-fn turns(past: &[PastTurn]) -> Vec<Turn<'_>> {
-    past.iter().map(|turn| Turn { input: &turn.input, response: &turn.response, items: None }).collect()
+/// The turns, with their items as far as these are known.
+fn turns<'a>(past: &'a [PastTurn], known: &'a [Option<Vec<StoredItem>>]) -> Vec<Turn<'a>> {
+    let items = known.iter().map(Option::as_deref).chain(std::iter::repeat(None));
+    past.iter().zip(items).map(|(turn, items)| Turn { input: &turn.input, response: &turn.response, items }).collect()
 }
 
 /// A JSON string stands for the text in it, anything else for itself.

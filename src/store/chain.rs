@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::ancestors::{AncestorIds, Ancestors};
 use super::prolonging::Prolonging;
@@ -136,6 +136,7 @@ pub async fn history<'a>(
     if referenced.len() > limits.max_depth {
         return Err(HistoryError::TooManyReferences { limit: limits.max_depth });
     }
+    let since = Instant::now();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let prolonging = Prolonging::new(store.ttl(), limits.longest_turn, now);
     let walk = Walk { limits, seen: HashSet::new(), newest_first: Vec::new(), bytes: 0 };
@@ -144,7 +145,7 @@ pub async fn history<'a>(
     let first_touch = if store.holds_others() { Touch::Keep } else { prolonging.touch() };
     let mut loaded = Loaded::default();
     for ids in first.chunks(LOADED_AT_ONCE) {
-        loaded.load(store, ids, first_touch).await?;
+        loaded.load(store, ids, Reading::Now(first_touch)).await?;
         if loaded.bytes() > limits.max_bytes {
             return Err(HistoryError::TooLarge { limit: limits.max_bytes });
         }
@@ -154,7 +155,7 @@ pub async fn history<'a>(
         Touch::Refresh { .. } => Vec::new(),
     };
     let prolong = prolong(store, &to_prolong, prolonging.longer);
-    let chain = climb(store, walk, loaded, parent, prolonging);
+    let chain = climb(store, walk, loaded, parent, prolonging, since);
     let (history, ()) = futures_util::future::try_join(chain, prolong).await?;
     Ok(history)
 }
@@ -171,6 +172,7 @@ async fn climb(
     mut loaded: Loaded,
     parent: Option<&ResponseId>,
     prolonging: Prolonging,
+    since: Instant,
 ) -> Result<History, HistoryError> {
     let kept_until = prolonging.kept_until;
     let Some(parent) = parent else { return walk.finish(loaded, kept_until) };
@@ -184,7 +186,11 @@ async fn climb(
                 let ids = listed.read()?;
                 walk.enter(&ids)?;
                 let (touch, kept_until) = prolonging.of(listed);
-                loaded.load(store, &ids, touch).await?;
+                let reading = match touch {
+                    Touch::Keep => Reading::Since(since),
+                    Touch::Refresh { .. } => Reading::Now(touch),
+                };
+                loaded.load(store, &ids, reading).await?;
                 for id in ids.iter().rev() {
                     walk.add(&loaded.take(id).ok_or(HistoryError::AncestorMissing)?)?;
                 }
@@ -193,7 +199,7 @@ async fn climb(
             Ancestors::Walk(None) => return walk.finish(loaded, kept_until),
             Ancestors::Walk(Some(next)) => {
                 walk.enter(std::slice::from_ref(next))?;
-                loaded.load(store, std::slice::from_ref(next), prolonging.touch()).await?;
+                loaded.load(store, std::slice::from_ref(next), Reading::Now(prolonging.touch())).await?;
                 record = loaded.take(next).ok_or(HistoryError::AncestorMissing)?;
             }
         }
@@ -203,6 +209,15 @@ async fn climb(
 /// How many of those that a client names are loaded before their bytes are looked at.
 const LOADED_AT_ONCE: usize = 16;
 
+/// How records are read.
+#[derive(Debug, Clone, Copy)]
+enum Reading {
+    /// As they are now.
+    Now(Touch),
+    /// As they were at any time since the history began to be loaded, and not prolonged.
+    Since(Instant),
+}
+
 /// What has been loaded and has no place in the chain yet.
 #[derive(Default)]
 struct Loaded(HashMap<ResponseId, Arc<Record>>);
@@ -210,12 +225,20 @@ struct Loaded(HashMap<ResponseId, Arc<Record>>);
 impl Loaded {
     /// Loads what is not there already, in one go; holds the backend to its word: as many answers as ids, each the
     /// record that was asked for.
-    async fn load(&mut self, store: &dyn ResponseStore, ids: &[ResponseId], touch: Touch) -> Result<(), StoreError> {
+    async fn load(
+        &mut self,
+        store: &dyn ResponseStore,
+        ids: &[ResponseId],
+        reading: Reading,
+    ) -> Result<(), StoreError> {
         let missing: Vec<ResponseId> = ids.iter().filter(|id| !self.0.contains_key(*id)).cloned().collect();
         if missing.is_empty() {
             return Ok(());
         }
-        let records = store.load(&missing, touch).await?;
+        let records = match reading {
+            Reading::Now(touch) => store.load(&missing, touch).await?,
+            Reading::Since(since) => store.load_since(&missing, since).await?,
+        };
         let matches = |(record, id): (&Option<Arc<Record>>, &ResponseId)| record.as_ref().is_none_or(|r| r.id == *id);
         if records.len() != missing.len() || !records.iter().zip(&missing).all(matches) {
             return Err(StoreError::Corrupt("the store answered with another record".to_owned()));

@@ -5,7 +5,7 @@
 //! cannot be read is an error to its owner alone.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -84,6 +84,30 @@ impl Holdings {
     }
 }
 
+impl Holdings {
+    /// Of what was loaded, the owner's.
+    async fn owned(
+        &self,
+        ids: &[ResponseId],
+        touch: Touch,
+        loaded: Result<Vec<Option<Arc<Record>>>, StoreError>,
+    ) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+        match loaded {
+            Ok(records) => {
+                Ok(records.into_iter().map(|record| record.filter(|record| self.owner.owns(record))).collect())
+            }
+            Err(error) if !error.is_of_a_record() => Err(error),
+            Err(error) if ids.len() <= 1 => self.unreadable(error).map(|()| ids.iter().map(|_| None).collect()),
+            // One of them cannot be read. Each by itself, the others are what they are.
+            Err(_) => {
+                let each: Vec<_> = ids.chunks(1).map(|id| self.load(id, touch)).collect();
+                let each: Vec<_> = join_all(each).await.into_iter().collect::<Result<_, _>>()?;
+                Ok(each.into_iter().flatten().collect())
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl ResponseStore for Holdings {
     async fn put(&self, record: Arc<Record>) -> Result<(), StoreError> {
@@ -97,19 +121,16 @@ impl ResponseStore for Holdings {
         if self.owner == Owner::Nobody {
             return Ok(ids.iter().map(|_| None).collect());
         }
-        match self.store.load(ids, touch).await {
-            Ok(records) => {
-                Ok(records.into_iter().map(|record| record.filter(|record| self.owner.owns(record))).collect())
-            }
-            Err(error) if !error.is_of_a_record() => Err(error),
-            Err(error) if ids.len() <= 1 => self.unreadable(error).map(|()| ids.iter().map(|_| None).collect()),
-            // One of them cannot be read. Each by itself, the others are what they are.
-            Err(_) => {
-                let each: Vec<_> = ids.chunks(1).map(|id| self.load(id, touch)).collect();
-                let each: Vec<_> = join_all(each).await.into_iter().collect::<Result<_, _>>()?;
-                Ok(each.into_iter().flatten().collect())
-            }
+        let loaded = self.store.load(ids, touch).await;
+        self.owned(ids, touch, loaded).await
+    }
+
+    async fn load_since(&self, ids: &[ResponseId], since: Instant) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+        if self.owner == Owner::Nobody {
+            return Ok(ids.iter().map(|_| None).collect());
         }
+        let loaded = self.store.load_since(ids, since).await;
+        self.owned(ids, Touch::Keep, loaded).await
     }
 
     async fn refresh(&self, ids: &[ResponseId], longer: Duration) -> Result<(), StoreError> {

@@ -11,13 +11,14 @@ mod document;
 pub mod figures;
 mod foreign;
 pub mod holdings;
+mod known_items;
 pub mod memory;
 mod prolonging;
 pub mod record;
 pub mod redis;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
@@ -29,8 +30,9 @@ pub use codec::RecordCodec;
 pub use disk::{DiskSettings, DiskStore};
 pub use figures::{Figure, FigureKind};
 pub use holdings::{Holdings, Owner};
+pub use known_items::KnownItems;
 pub use memory::{MemoryBounds, MemoryStore};
-pub use record::{KnownItems, Record};
+pub use record::Record;
 pub use redis::{AtRest, RedisConfigError, RedisStore};
 
 /// Whether reading a record also starts its time to live anew.
@@ -63,6 +65,16 @@ pub trait ResponseStore: Send + Sync + 'static {
     /// # Errors
     /// Any [`StoreError`] for the whole call, when even one of the records could not be asked for.
     async fn load(&self, ids: &[ResponseId], touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError>;
+
+    /// Reads records like [`Self::load`] with [`Touch::Keep`], but each may be told as it was at any time since `since`: a
+    /// history is of the time of its load, not of each of its steps.
+    ///
+    /// # Errors
+    /// Those of [`Self::load`].
+    async fn load_since(&self, ids: &[ResponseId], since: Instant) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+        let _ = since;
+        self.load(ids, Touch::Keep).await
+    }
 
     /// Starts the time to live of records anew, longer by so much, as [`Touch::Refresh`] does. Ids under which there is
     /// nothing are passed over.

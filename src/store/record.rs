@@ -15,18 +15,17 @@
 //! ```
 
 use std::fmt;
-use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::ancestors::{AncestorIds, Ancestors};
 use super::document::{Document, corrupt, unreadable};
+use super::known_items::KnownItems;
 use super::{StoreError, foreign};
 use crate::id::{ItemPrefix, ResponseId};
 use crate::openai::raw::RawObject;
 use crate::openai::raw_walk;
-use crate::openai::stored_item::StoredItem;
 use crate::openai::tool_call::Side;
 use crate::sealing::{SealedDocument, SealedText};
 use crate::tenant::Tenant;
@@ -70,25 +69,6 @@ pub struct Record {
     pub items: KnownItems,
 }
 
-/// The items of a record that stays in memory, where each turn of its conversation needs them. Not part of what is stored.
-#[derive(Default)]
-pub struct KnownItems(OnceLock<Box<[StoredItem]>>);
-
-impl KnownItems {
-    /// The items, in their order.
-    #[must_use]
-    pub fn get(&self) -> Option<&[StoredItem]> {
-        self.0.get().map(|items| &**items)
-    }
-}
-
-impl Clone for KnownItems {
-    /// None: what is made of a copy may have other items.
-    fn clone(&self) -> Self {
-        Self::default()
-    }
-}
-
 /// What lies under a key, read as far as it can be without keys.
 pub(super) enum Stored<'a> {
     /// A record.
@@ -129,21 +109,13 @@ impl Record {
             Ancestors::Walk(parent) => parent.as_ref().map_or(0, id),
         };
         let items = self.input.len() * (size_of::<Box<RawValue>>() + ALLOCATION_OVERHEAD_BYTES);
-        let known = self.items.get().map_or(0, |known| {
-            // No item says more than its JSON.
-            known.len() * (size_of::<StoredItem>() + 8 * ALLOCATION_OVERHEAD_BYTES) + self.payload_bytes()
-        });
         let own = size_of::<Self>() + 3 * ALLOCATION_OVERHEAD_BYTES + self.payload_bytes();
-        own + id(&self.id) + ancestors + items + known
+        own + id(&self.id) + ancestors + items + self.items.size_bytes(self.payload_bytes())
     }
 
-    /// Reads the items of a record that will be needed again and again. If they cannot be read, whoever needs them is told.
+    /// Reads the items of a record that will be needed again and again.
     pub fn know_items(&self) {
-        if self.items.get().is_none()
-            && let Ok(items) = StoredItem::of_turn(&self.input, &self.response)
-        {
-            let _ = self.items.0.set(items.into());
-        }
+        self.items.read(&self.input, &self.response);
     }
 
     /// The record as one JSON document.

@@ -1,13 +1,13 @@
 //! Records that were read before are not read again, and are never answered once they are gone.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use responses_router::config::Redis;
 use responses_router::id::ResponseId;
-use responses_router::store::{Record, ResponseStore, Touch};
+use responses_router::store::{Ancestors, AtRest, HistoryError, Record, RedisStore, ResponseStore, history};
 
-use super::{chain, figure, open, turn};
+use super::{DEADLINE, LIMITS, chain, figure, open, turn};
 use crate::support::redis::{Cluster, Server, cli, try_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -16,8 +16,9 @@ fn ids(records: &[Arc<Record>]) -> Vec<ResponseId> {
     records.iter().map(|record| record.id.clone()).collect()
 }
 
+/// Loads as for a history whose load begins now.
 async fn load(store: &Arc<dyn ResponseStore>, ids: &[ResponseId]) -> Vec<Option<Arc<Record>>> {
-    store.load(ids, Touch::Keep).await.unwrap()
+    store.load_since(ids, Instant::now()).await.unwrap()
 }
 
 /// The records as a load of them answers, those of these places missing.
@@ -68,16 +69,12 @@ async fn what_was_read_is_asked_for_by_one_question_to_each_server() {
     store.put(Arc::clone(&more[60])).await.unwrap();
     assert_eq!(load(&store, &ids(&more)).await, without(&more, &[]));
     assert_eq!(calls(&cluster.nodes, "get"), 1);
-    // A few are as well read each time.
-    assert_eq!(load(&store, &ids(&records[..3])).await, without(&records[..3], &[]));
-    assert_eq!(calls(&cluster.nodes, "get"), 4);
-
     // Without the memory every load reads.
     let plain = open(&Redis { cache_bytes: 0, ..config }).await;
     for _ in 0..2 {
         assert_eq!(load(&plain, &ids(&records)).await, without(&records, &[]));
     }
-    assert_eq!(calls(&cluster.nodes, "get"), 4 + 120);
+    assert_eq!(calls(&cluster.nodes, "get"), 1 + 120);
     assert_eq!(figure(&plain, "redis_cache_bytes", ""), 0);
 }
 
@@ -270,4 +267,37 @@ async fn loads_and_deletions_at_once_agree() {
     tokio::time::timeout(PATIENCE, async { tokio::join!(deleting, loads) }).await.expect("an end");
     let gone: Vec<_> = (0..64).step_by(2).collect();
     assert_eq!(load(&store, &all).await, without(&records, &gone));
+}
+
+/// Each turn is made as the router makes it, and loads its history by the fewest commands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_in_memory_ends_with_the_deletion_of_any_of_its_turns() {
+    let server = Server::start(&[]);
+    let (config, day) = (server.config(), Duration::from_secs(24 * 3600));
+    let store = RedisStore::open(&config, day, DEADLINE, AtRest::default()).await.unwrap();
+    let other = open(&config).await;
+    server.wait_until("clients", "tracking_clients", "2");
+    for place in 0..8 {
+        let mut records: Vec<Record> = Vec::new();
+        for _ in 0..8 {
+            let mut record = (*turn(&[], 100)).clone();
+            if let Some(parent) = records.last() {
+                let history = history(&store, &parent.id, LIMITS).await.unwrap();
+                assert!(history.records.iter().map(|record| &**record).eq(&records));
+                record.ancestors = Ancestors::Listed(history.ancestors_of_child());
+            }
+            store.put(Arc::new(record.clone())).await.unwrap();
+            records.push(record);
+        }
+        assert!(other.delete(&records[place].id).await.unwrap());
+        let error = history(&store, &records[7].id, LIMITS).await.unwrap_err();
+        let expected = match place {
+            7 => matches!(error, HistoryError::ParentNotFound),
+            _ => matches!(error, HistoryError::AncestorMissing),
+        };
+        assert!(expected, "{place}: {error}");
+    }
+    let hits = store.figures().into_iter().find(|figure| figure.name == "redis_cache_lookups").unwrap().samples[0].1;
+    // Of the k-th turn k - 2 are above its parent: 21 in a conversation, and 6 to 0 of the last load.
+    assert!(hits >= 8 * 21, "{hits}");
 }

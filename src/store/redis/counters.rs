@@ -239,7 +239,7 @@ impl Counters {
             Figure::counter("store_bytes_read", "Bytes of records that the store read", &self.bytes_read),
             Figure::counters(
                 "redis_cache_lookups",
-                "Turns of a history that were in memory, or had to be read from Redis",
+                "Turns above the parent of a new one that were in memory, or had to be read from Redis",
                 "result",
                 [("hit", &self.cache_hits), ("miss", &self.cache_misses)],
             ),

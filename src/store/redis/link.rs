@@ -60,6 +60,8 @@ pub(super) struct Link {
     client: Client,
     /// What the server says has changed or gone of what was read on this connection, if it is a tracked one.
     changes: Option<Mutex<broadcast::Receiver<Invalidation>>>,
+    /// When the last of the commands was sent whose answer vouches for what was read on this connection.
+    vouched: Mutex<Option<Instant>>,
     clustered: bool,
     pulse: Pulse,
     everyones: Arc<Pulse>,
@@ -113,6 +115,7 @@ impl Link {
             id: LINKS.fetch_add(1, Ordering::Relaxed),
             client,
             changes,
+            vouched: Mutex::new(None),
             clustered: clients.is_clustered(),
             pulse: Pulse::new(),
             everyones,
@@ -138,6 +141,17 @@ impl Link {
 
     pub(super) fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Takes note that what is still kept of this connection was there when a command was sent, or later.
+    pub(super) fn vouch(&self, sent: Instant) {
+        let mut vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
+        *vouched = (*vouched).max(Some(sent));
+    }
+
+    /// Whether what is still kept of this connection was there at some time since.
+    pub(super) fn is_vouched_since(&self, since: Instant) -> bool {
+        self.is_connected() && self.vouched.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at >= since)
     }
 
     /// Makes it forgotten what the server has said until now that has changed or gone. It says so in front of whatever it

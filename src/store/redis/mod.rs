@@ -292,12 +292,22 @@ impl ResponseStore for RedisStore {
         let keys: Vec<_> = ids.iter().map(|id| self.keys.key(id)).collect();
         let (shared, ids) = (Arc::clone(&self.shared), ids.to_vec());
         match (touch, &self.shared.recent) {
-            (Touch::Keep, Some(recent)) if ids.len() >= tracked::WORTHWHILE => {
+            // The parent of a turn, which the next one needs again.
+            (Touch::Refresh { longer }, Some(recent)) if ids.len() == 1 => {
                 let recent = Arc::clone(recent);
-                self.run(async move { shared.load_tracked(&recent, ids, keys).await }).await
+                self.run(async move { shared.load_parent(&recent, ids, keys, longer).await }).await
             }
             _ => self.run(async move { shared.load(ids, keys, touch).await }).await,
         }
+    }
+
+    async fn load_since(&self, ids: &[ResponseId], since: Instant) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+        let Some(recent) = self.shared.recent.as_ref().filter(|_| !ids.is_empty()) else {
+            return self.load(ids, Touch::Keep).await;
+        };
+        let (keys, recent) = (ids.iter().map(|id| self.keys.key(id)).collect(), Arc::clone(recent));
+        let (shared, ids) = (Arc::clone(&self.shared), ids.to_vec());
+        self.run(async move { shared.load_tracked(&recent, ids, keys, since).await }).await
     }
 
     async fn refresh(&self, ids: &[ResponseId], longer: Duration) -> Result<(), StoreError> {

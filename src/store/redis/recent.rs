@@ -8,6 +8,7 @@
 //!
 //! What is kept is bound to the connection it was read on, and worth nothing without it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -43,7 +44,9 @@ pub(super) struct Recent {
 
 #[derive(Debug, Default)]
 struct State {
-    entries: LinkedHashMap<Box<str>, Entry>,
+    entries: LinkedHashMap<Arc<str>, Entry>,
+    /// The records among them, those of each connection in the order in which they were asked for.
+    by_age: BTreeMap<(LinkId, Ticket), Arc<str>>,
     bytes: usize,
     tickets: u64,
 }
@@ -77,7 +80,7 @@ impl Recent {
                 _ => {
                     state.tickets += 1;
                     let (ticket, bytes) = (Ticket(state.tickets), OVERHEAD_BYTES + key.len());
-                    state.insert(key, Entry { link, ticket, record: None, bytes });
+                    state.insert(key.into(), Entry { link, ticket, record: None, bytes });
                     Looked::Missing(ticket)
                 }
             });
@@ -103,10 +106,17 @@ impl Recent {
                 let awaited = state.entries.get(key).filter(|entry| entry.ticket == ticket);
                 if let Some(link) = awaited.map(|entry| entry.link) {
                     let bytes = OVERHEAD_BYTES + key.len() + record.size_bytes();
-                    state.insert(key, Entry { link, ticket, record: Some(record), bytes });
+                    state.insert(key.into(), Entry { link, ticket, record: Some(record), bytes });
                 }
             }
         });
+    }
+
+    /// The key of the record that has been here for longest, of those that were read on a connection.
+    pub(super) fn longest_here(&self, link: LinkId) -> Option<Arc<str>> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, key) = state.by_age.range((link, Ticket(0))..=(link, Ticket(u64::MAX))).next()?;
+        Some(Arc::clone(key))
     }
 
     /// Forgets what the server of a connection says has changed or gone.
@@ -123,14 +133,15 @@ impl Recent {
     /// Forgets all that was read on a connection.
     pub(super) fn forget_link(&self, link: LinkId) {
         self.change(|state| {
-            let mut gone = 0;
-            state.entries.retain(|_, entry| {
-                if entry.link == link {
-                    gone += entry.bytes;
+            let State { entries, by_age, bytes, .. } = state;
+            entries.retain(|_, entry| {
+                let stays = entry.link != link;
+                if !stays {
+                    *bytes = bytes.saturating_sub(entry.bytes);
                 }
-                entry.link != link
+                stays
             });
-            state.bytes = state.bytes.saturating_sub(gone);
+            by_age.retain(|(of, _), _| *of != link);
         });
     }
 
@@ -139,7 +150,7 @@ impl Recent {
         let result = change(&mut state);
         while state.bytes > self.most_bytes {
             let Some((_, oldest)) = state.entries.pop_front() else { break };
-            state.bytes = state.bytes.saturating_sub(oldest.bytes);
+            state.left(&oldest);
         }
         self.bytes.store(state.bytes, Ordering::Relaxed);
         result
@@ -148,16 +159,26 @@ impl Recent {
 
 impl State {
     /// Puts it where what was used last lies, in the place of what lay there.
-    fn insert(&mut self, key: &str, entry: Entry) {
+    fn insert(&mut self, key: Arc<str>, entry: Entry) {
+        self.remove(&key);
         self.bytes += entry.bytes;
-        if let Some(before) = self.entries.insert(key.into(), entry) {
-            self.bytes = self.bytes.saturating_sub(before.bytes);
+        if entry.record.is_some() {
+            self.by_age.insert((entry.link, entry.ticket), Arc::clone(&key));
         }
+        self.entries.insert(key, entry);
     }
 
     fn remove(&mut self, key: &str) {
         if let Some(before) = self.entries.remove(key) {
-            self.bytes = self.bytes.saturating_sub(before.bytes);
+            self.left(&before);
+        }
+    }
+
+    /// Takes note that an entry is gone.
+    fn left(&mut self, entry: &Entry) {
+        self.bytes = self.bytes.saturating_sub(entry.bytes);
+        if entry.record.is_some() {
+            self.by_age.remove(&(entry.link, entry.ticket));
         }
     }
 }
@@ -264,6 +285,13 @@ mod tests {
         put(4);
         let left: Vec<_> = (1..=4).filter(|number| take(&recent, 1, &key(*number)).is_some()).collect();
         assert_eq!((left, recent.bytes()), (vec![1, 3, 4], 3 * each));
+        // What has been here for longest is told of each connection.
+        assert_eq!(recent.longest_here(1).as_deref(), Some("k1"));
+        recent.forget(1, std::iter::once("k1"));
+        assert_eq!(
+            (recent.longest_here(1).as_deref(), recent.longest_here(0), recent.longest_here(2)),
+            (Some("k3"), None, None)
+        );
         // What is larger than all the room is not kept, and takes nothing along that is used.
         let nothing = Recent::new(each - 1);
         let ticket = awaited(&nothing, 1, "k1");

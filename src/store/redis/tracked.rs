@@ -1,12 +1,17 @@
-//! Loading many records of which most were read before.
+//! Loading records of which most were read before.
 //!
-//! Of each server it is asked what is not in memory yet, and, when something is, whether what is longest there still exists.
-//! The answer to that one question is an answer for all: whatever of them has changed or gone before, the server has told
-//! in front of it ([`Recent`]), unless it is no longer the one to ask or has been emptied, and then it does not say that
-//! this one exists. What is not settled by then is read like any other record.
+//! What was read on a tracked connection is in memory ([`Recent`]), and whatever of it changes or goes, the server tells
+//! on that connection in front of any later answer. So any answer to a command that was sent since a load began vouches
+//! for all that is still in memory then, with two exceptions: a server that is no longer the one to ask does not hear of
+//! changes, and one that was emptied tells of no single record. Hence the question: with each such command goes another,
+//! whether the record that is in memory for longest is still there. Of a server that is not the one to ask that is an
+//! error; if it is not there although it was not told, then nothing is.
+//!
+//! The parent of a turn is read by such a command, and from then on in memory: so a server is asked once for a turn, if it
+//! has the parent or any of the turns above it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fred::types::Value;
 use fred::util::redis_keyslot;
@@ -18,16 +23,12 @@ use super::link::Link;
 use super::node::{Lane, Node};
 use super::recent::{Looked, Recent, Ticket};
 use crate::id::ResponseId;
-use crate::store::{Record, StoreError};
+use crate::store::{Record, StoreError, Touch};
 
-/// Fewer records than that are read each time: the question would cost as much.
-pub(super) const WORTHWHILE: usize = 4;
-
-/// The records of one server, by their places among all.
-struct Share {
+/// A server with the connection that it tells changes on.
+struct Teller {
     node: Arc<Node>,
     link: Arc<Link>,
-    places: Vec<usize>,
 }
 
 /// What became of a record.
@@ -39,24 +40,57 @@ enum Found {
 }
 
 impl Shared {
-    /// Like [`Shared::load`], without prolonging anything.
+    /// The record that a turn continues, prolonged, and kept for the turn after it.
+    pub(super) async fn load_parent(
+        &self,
+        recent: &Recent,
+        ids: Vec<ResponseId>,
+        keys: Vec<String>,
+        longer: Duration,
+    ) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+        let touch = Touch::Refresh { longer };
+        let Some((key, teller)) = keys.first().and_then(|key| Some((key, self.teller(key)?))) else {
+            return self.load(ids, keys, touch).await;
+        };
+        let ticket = match recent.look(teller.link.id(), std::iter::once(key.as_str())).first() {
+            Some(Looked::Missing(ticket)) => Some(*ticket),
+            // To prolong it is a change, after which it is not in memory any more.
+            Some(Looked::Here(_)) | None => None,
+        };
+        // Prolonging is a write, and only what is read is remembered.
+        let commands = vec![
+            Command::ReadAndTouch { key: key.clone(), ttl_seconds: self.lifetime(longer) },
+            Command::IsThere { key: key.clone() },
+        ];
+        let mut answers = self.ask(recent, &teller, commands, self.deadline()).await?.into_iter();
+        let Some(reply) = answers.next().flatten() else { return self.load(ids, keys, touch).await };
+        let is_there = answers.next().flatten().is_some_and(|answer| is_one(&answer));
+        let found = self.unpack(ids, vec![reply], Record::know_items).await?;
+        let new = found.first().and_then(Option::as_ref).zip(ticket.filter(|_| is_there));
+        recent.keep(new.into_iter().map(|(record, ticket)| (key.as_str(), ticket, Arc::clone(record))));
+        Ok(found)
+    }
+
+    /// Like [`Shared::load`] without prolonging anything, of records that may be told as they were at any time since.
     pub(super) async fn load_tracked(
         &self,
         recent: &Recent,
         ids: Vec<ResponseId>,
         keys: Vec<String>,
+        since: Instant,
     ) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
         let deadline = self.deadline();
         let shares = self.shares(&keys);
-        let asked = join_all(shares.iter().map(|share| self.ask(recent, share, &keys, deadline))).await;
+        let shared = shares.iter().map(|(teller, places)| self.share(recent, teller, places, &keys, since, deadline));
         let mut found: Vec<Option<Found>> = ids.iter().map(|_| None).collect();
-        for share in asked {
+        for share in join_all(shared).await {
             for (place, answer) in share? {
                 if let Some(found) = found.get_mut(place) {
                     *found = answer;
                 }
             }
         }
+        // What is not settled is read like any other record.
         let open = found.iter().zip(&keys).filter(|(found, _)| found.is_none());
         let reads: Vec<_> = open.map(|(_, key)| Command::Read { key: key.clone() }).collect();
         let mut answers = self.commands.run_all(&reads, deadline).await?.into_iter();
@@ -76,6 +110,9 @@ impl Shared {
         let hits = kept.iter().flatten().count();
         counters.cache_hits.add_all(hits);
         counters.cache_misses.add_all(ids.len() - hits);
+        if hits == ids.len() {
+            return Ok(kept);
+        }
         // Their items are read now, so that what these occupy is counted.
         let read = self.unpack(ids, replies, Record::know_items).await?;
         let new = keys.iter().zip(tickets).zip(&read);
@@ -85,61 +122,90 @@ impl Shared {
         Ok(kept.into_iter().zip(read).map(|(kept, read)| kept.or(read)).collect())
     }
 
-    /// What can be asked of whom.
-    fn shares(&self, keys: &[String]) -> Vec<Share> {
-        let mut shares: Vec<Share> = Vec::new();
+    /// Who is asked for a key, if there is a connection on which changes are told.
+    fn teller(&self, key: &str) -> Option<Teller> {
+        let node = self.pool.owner(redis_keyslot(key.as_bytes()))?;
+        Some(Teller { link: node.link(Lane::Tracked, 0)?, node })
+    }
+
+    /// Who is asked for which of the keys, by their places.
+    fn shares(&self, keys: &[String]) -> Vec<(Teller, Vec<usize>)> {
+        let mut shares: Vec<(Teller, Vec<usize>)> = Vec::new();
         for (place, key) in keys.iter().enumerate() {
             let Some(node) = self.pool.owner(redis_keyslot(key.as_bytes())) else { continue };
-            match shares.iter_mut().find(|share| Arc::ptr_eq(&share.node, &node)) {
-                Some(share) => share.places.push(place),
+            match shares.iter_mut().find(|(teller, _)| Arc::ptr_eq(&teller.node, &node)) {
+                Some((_, places)) => places.push(place),
                 None => {
                     let Some(link) = node.link(Lane::Tracked, 0) else { continue };
-                    shares.push(Share { node, link, places: vec![place] });
+                    shares.push((Teller { node, link }, vec![place]));
                 }
             }
         }
         shares
     }
 
-    /// What one server's connection and the memory of it say of the records.
+    /// What one server and the memory of what it said tell of its records.
+    async fn share(
+        &self,
+        recent: &Recent,
+        teller: &Teller,
+        places: &[usize],
+        keys: &[String],
+        since: Instant,
+        deadline: Instant,
+    ) -> Result<Vec<(usize, Option<Found>)>, StoreError> {
+        let link = &teller.link;
+        let key = |place: usize| keys.get(place).map_or("", String::as_str);
+        let (mut held, mut missing) = (Vec::new(), Vec::new());
+        for (place, looked) in places.iter().zip(recent.look(link.id(), places.iter().map(|place| key(*place)))) {
+            match looked {
+                Looked::Here(_) => held.push(*place),
+                Looked::Missing(ticket) => missing.push((*place, ticket)),
+            }
+        }
+        let mut answers = Vec::new();
+        if !missing.is_empty() || !link.is_vouched_since(since) {
+            let reads = missing.iter().map(|(place, _)| Command::Read { key: key(*place).to_owned() }).collect();
+            answers = self.ask(recent, teller, reads, deadline).await?;
+        }
+        let kept = if link.is_vouched_since(since) {
+            recent.take(link.id(), held.iter().map(|place| key(*place)))
+        } else {
+            vec![None; held.len()]
+        };
+        let held = held.into_iter().zip(kept).map(|(place, record)| (place, record.map(Found::Kept)));
+        let read = missing.into_iter().zip(answers);
+        let read = read.map(|((place, ticket), answer)| (place, answer.map(|answer| Found::Read(ticket, answer))));
+        Ok(held.chain(read).collect())
+    }
+
+    /// Sends commands to a server, and the question with them; their answers, as far as there are any. If the server
+    /// vouches for what is in memory, it is noted.
     async fn ask(
         &self,
         recent: &Recent,
-        share: &Share,
-        keys: &[String],
+        teller: &Teller,
+        mut commands: Vec<Command>,
         deadline: Instant,
-    ) -> Result<Vec<(usize, Option<Found>)>, StoreError> {
-        let Share { node, link, places } = share;
-        let at = |place: &usize| keys.get(*place).map_or("", String::as_str);
+    ) -> Result<Vec<Option<Value>>, StoreError> {
+        let (link, sent) = (&teller.link, Instant::now());
+        let longest_here = recent.longest_here(link.id());
+        commands.extend(longest_here.iter().map(|key| Command::IsThere { key: key.to_string() }));
+        let mut answers = self.commands.ask(&teller.node, link, &commands, deadline).await?;
+        let Some(key) = longest_here else { return Ok(answers) };
+        let answer = answers.pop().flatten();
         link.tell_changes(recent);
-        let (mut held, mut missing) = (Vec::new(), Vec::new());
-        for (place, looked) in places.iter().zip(recent.look(link.id(), places.iter().map(at))) {
-            match looked {
-                Looked::Here(ticket) => held.push((place, ticket)),
-                Looked::Missing(ticket) => missing.push((place, ticket)),
-            }
+        match answer {
+            Some(answer) if is_one(&answer) => link.vouch(sent),
+            // It went, and the server told so.
+            Some(_) if recent.take(link.id(), std::iter::once(&*key)).iter().all(Option::is_none) => link.vouch(sent),
+            _ => recent.forget_link(link.id()),
         }
-        let oldest = held.iter().min_by_key(|(_, ticket)| *ticket);
-        let question = oldest.map(|(place, _)| Command::IsThere { key: at(place).to_owned() });
-        let is_asked = question.is_some();
-        let reads = missing.iter().map(|(place, _)| Command::Read { key: at(place).to_owned() });
-        let commands: Vec<_> = question.into_iter().chain(reads).collect();
-        let mut answers = self.commands.ask(node, link, &commands, deadline).await?.into_iter();
-        let is_there = is_asked && answers.next().flatten().and_then(|answer| answer.as_i64()) == Some(1);
-        link.tell_changes(recent);
-        let kept = if is_there {
-            recent.take(link.id(), held.iter().map(|(place, _)| at(place)))
-        } else {
-            if is_asked {
-                recent.forget_link(link.id());
-            }
-            vec![None; held.len()]
-        };
-        let held = held.iter().zip(kept).map(|((place, _), record)| (**place, record.map(Found::Kept)));
-        let read = missing
-            .iter()
-            .zip(answers)
-            .map(|((place, ticket), answer)| (**place, answer.map(|answer| Found::Read(*ticket, answer))));
-        Ok(held.chain(read).collect())
+        Ok(answers)
     }
+}
+
+/// Whether a server said that there is one.
+fn is_one(answer: &Value) -> bool {
+    answer.as_i64() == Some(1)
 }
