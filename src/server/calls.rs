@@ -25,6 +25,7 @@ use tonic::body::Body;
 use tonic::codegen::Service as _;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
+use super::gathering::Gathering;
 use crate::extproc::{self, Answer, Answering, Handler};
 
 /// Before the name of a method of the health service.
@@ -92,10 +93,11 @@ impl<H: Handler, C: Health> Calls<H, C> {
                         continue;
                     }
                 };
+                let (stream, sending) = Gathering::new(stream);
                 let connection = http.serve_connection(TokioIo::new(stream), Self(Arc::clone(&self.0)));
                 let connection = graceful.watch(connection);
                 connections.spawn(async move {
-                    if let Err(error) = connection.await {
+                    if let Err(error) = sending.drive(connection).await {
                         tracing::debug!(%error, "a connection broke");
                     }
                 });

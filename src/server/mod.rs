@@ -2,6 +2,7 @@
 //! finish.
 
 mod calls;
+mod gathering;
 mod listener;
 pub mod probe;
 pub mod tls;
