@@ -297,7 +297,7 @@ impl ResponseStore for RedisStore {
                 let recent = Arc::clone(recent);
                 self.run(async move { shared.load_parent(&recent, ids, keys, longer).await }).await
             }
-            _ => self.run(async move { shared.load(ids, keys, touch).await }).await,
+            _ => self.run(async move { shared.load(ids, keys, touch, shared.deadline()).await }).await,
         }
     }
 
@@ -417,12 +417,13 @@ impl Shared {
         ids: Vec<ResponseId>,
         keys: Vec<String>,
         touch: Touch,
+        deadline: Instant,
     ) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
         let reads = keys.into_iter().map(|key| match touch {
             Touch::Keep => Command::Read { key },
             Touch::Refresh { longer } => Command::ReadAndTouch { key, ttl_seconds: self.lifetime(longer) },
         });
-        let replies = self.commands.run_all(&reads.collect::<Vec<_>>(), self.deadline()).await?;
+        let replies = self.commands.run_all(&reads.collect::<Vec<_>>(), deadline).await?;
         self.unpack(ids, replies, |_| {}).await
     }
 

@@ -48,9 +48,9 @@ impl Shared {
         keys: Vec<String>,
         longer: Duration,
     ) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
-        let touch = Touch::Refresh { longer };
+        let (touch, deadline) = (Touch::Refresh { longer }, self.deadline());
         let Some((key, teller)) = keys.first().and_then(|key| Some((key, self.teller(key)?))) else {
-            return self.load(ids, keys, touch).await;
+            return self.load(ids, keys, touch, deadline).await;
         };
         let ticket = match recent.look(teller.link.id(), std::iter::once(key.as_str())).first() {
             Some(Looked::Missing(ticket)) => Some(*ticket),
@@ -62,8 +62,8 @@ impl Shared {
             Command::ReadAndTouch { key: key.clone(), ttl_seconds: self.lifetime(longer) },
             Command::IsThere { key: key.clone() },
         ];
-        let mut answers = self.ask(recent, &teller, commands, self.deadline()).await?.into_iter();
-        let Some(reply) = answers.next().flatten() else { return self.load(ids, keys, touch).await };
+        let mut answers = self.ask(recent, &teller, commands, deadline).await?.into_iter();
+        let Some(reply) = answers.next().flatten() else { return self.load(ids, keys, touch, deadline).await };
         let is_there = answers.next().flatten().is_some_and(|answer| is_one(&answer));
         let found = self.unpack(ids, vec![reply], Record::know_items).await?;
         let new = found.first().and_then(Option::as_ref).zip(ticket.filter(|_| is_there));
