@@ -39,7 +39,7 @@ pub enum RedisConfigError {
 }
 
 /// So many changes of what was read on a connection may wait to be heard; after more, all of it counts as changed.
-const UNHEARD_CHANGES: usize = 4096;
+const UNHEARD_CHANGES: usize = 512;
 
 /// Makes clients of one kind; none is connected yet.
 pub(super) struct Clients {
