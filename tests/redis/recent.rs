@@ -301,3 +301,16 @@ async fn a_history_in_memory_ends_with_the_deletion_of_any_of_its_turns() {
     // Of the k-th turn k - 2 are above its parent: 21 in a conversation, and 6 to 0 of the last load.
     assert!(hits >= 8 * 21, "{hits}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_exist_takes_no_room() {
+    let server = Server::start(&[]);
+    let store = open(&server.config()).await;
+    server.wait_until("clients", "tracking_clients", "1");
+    let unknown: Vec<_> = (0..50).map(|_| turn(&[], 1).id.clone()).collect();
+    for id in &unknown {
+        assert!(matches!(history(&*store, id, LIMITS).await, Err(HistoryError::ParentNotFound)));
+    }
+    assert!(load(&store, &unknown).await.iter().all(Option::is_none));
+    assert_eq!(figure(&store, "redis_cache_bytes", ""), 0);
+}

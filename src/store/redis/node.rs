@@ -167,7 +167,7 @@ impl Node {
         let counters = &making.counters;
         let mut pause = FIRST_PAUSE;
         let mut warn_at = Instant::now() + WARN_AFTER;
-        let mut had_one = false;
+        let (mut had_one, mut told) = (false, false);
         while !self.stop.is_cancelled() {
             let (server, pulse, stop) = (self.server.as_ref(), Arc::clone(&making.pulse), self.stop.child_token());
             match Link::dial(&making.clients, server, lane, pulse, stop, &making.tasks).await {
@@ -190,7 +190,9 @@ impl Node {
                 }
                 Err(_) if self.stop.is_cancelled() => return,
                 Err(error) if lane == Lane::Tracked && making.cannot_track(&error) => {
-                    tracing::info!(%error, "RedisStore: Redis does not tell changes, so no records are kept in memory");
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::info!(%error, "RedisStore: Redis does not tell changes, so no records are kept in memory");
+                    }
                     pause = TRACK_AGAIN_AFTER;
                 }
                 Err(error) => {

@@ -99,14 +99,19 @@ impl Recent {
         })
     }
 
-    /// Leaves what was read here, unless it has changed or gone since its ticket was given.
-    pub(super) fn keep<'a>(&self, read: impl Iterator<Item = (&'a str, Ticket, Arc<Record>)>) {
+    /// Leaves what was read here, unless it has changed or gone since its ticket was given. Where nothing was found, nobody
+    /// is waited for any more.
+    pub(super) fn settle<'a>(&self, read: impl Iterator<Item = (&'a str, Ticket, Option<Arc<Record>>)>) {
         self.change(|state| {
             for (key, ticket, record) in read {
                 let awaited = state.entries.get(key).filter(|entry| entry.ticket == ticket);
-                if let Some(link) = awaited.map(|entry| entry.link) {
-                    let bytes = OVERHEAD_BYTES + key.len() + record.size_bytes();
-                    state.insert(key.into(), Entry { link, ticket, record: Some(record), bytes });
+                let Some(link) = awaited.map(|entry| entry.link) else { continue };
+                match record {
+                    Some(record) => {
+                        let bytes = OVERHEAD_BYTES + key.len() + record.size_bytes();
+                        state.insert(key.into(), Entry { link, ticket, record: Some(record), bytes });
+                    }
+                    None => state.remove(key),
                 }
             }
         });
@@ -213,7 +218,7 @@ mod tests {
     }
 
     fn keep(recent: &Recent, key: &str, ticket: Ticket, number: u128) {
-        recent.keep(std::iter::once((key, ticket, record(number))));
+        recent.settle(std::iter::once((key, ticket, Some(record(number)))));
     }
 
     fn take(recent: &Recent, link: LinkId, key: &str) -> Option<Arc<Record>> {
@@ -258,6 +263,19 @@ mod tests {
         keep(&recent, "b", ticket, 9);
         assert_eq!((take(&recent, 1, "a"), take(&recent, 1, "b")), (None, None));
         assert_eq!(recent.bytes(), 0);
+    }
+
+    #[test]
+    fn what_was_not_found_leaves_nothing_behind() {
+        let recent = Recent::new(ROOM);
+        let ticket = awaited(&recent, 1, "a");
+        recent.settle(std::iter::once(("a", ticket, None)));
+        assert_eq!((recent.bytes(), recent.longest_here(1)), (0, None));
+        // Of two who ask, one who finds nothing takes nothing from the other.
+        let (first, second) = (awaited(&recent, 1, "a"), awaited(&recent, 1, "a"));
+        recent.settle(std::iter::once(("a", first, None)));
+        keep(&recent, "a", second, 7);
+        assert_eq!(take(&recent, 1, "a"), Some(record(7)));
     }
 
     #[test]

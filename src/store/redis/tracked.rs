@@ -66,8 +66,8 @@ impl Shared {
         let Some(reply) = answers.next().flatten() else { return self.load(ids, keys, touch, deadline).await };
         let is_there = answers.next().flatten().is_some_and(|answer| is_one(&answer));
         let found = self.unpack(ids, vec![reply], Record::know_items).await?;
-        let new = found.first().and_then(Option::as_ref).zip(ticket.filter(|_| is_there));
-        recent.keep(new.into_iter().map(|(record, ticket)| (key.as_str(), ticket, Arc::clone(record))));
+        let record = found.first().cloned().flatten().filter(|_| is_there);
+        recent.settle(ticket.into_iter().map(|ticket| (key.as_str(), ticket, record.clone())));
         Ok(found)
     }
 
@@ -116,9 +116,7 @@ impl Shared {
         // Their items are read now, so that what these occupy is counted.
         let read = self.unpack(ids, replies, Record::know_items).await?;
         let new = keys.iter().zip(tickets).zip(&read);
-        recent.keep(
-            new.filter_map(|((key, ticket), record)| Some((key.as_str(), ticket?, Arc::clone(record.as_ref()?)))),
-        );
+        recent.settle(new.filter_map(|((key, ticket), record)| Some((key.as_str(), ticket?, record.clone()))));
         Ok(kept.into_iter().zip(read).map(|(kept, read)| kept.or(read)).collect())
     }
 
