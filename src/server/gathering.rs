@@ -22,6 +22,8 @@ pub(super) struct Gathering<S>(Arc<Mutex<Gathered<S>>>);
 struct Gathered<S> {
     stream: S,
     unsent: BytesMut,
+    /// Whether the stream may have taken something that it has not sent itself, as TLS does.
+    unflushed: bool,
     /// Why nothing can be sent any more.
     broken: Option<io::ErrorKind>,
 }
@@ -32,7 +34,8 @@ pub(super) struct Sending<S>(Arc<Mutex<Gathered<S>>>);
 impl<S> Gathering<S> {
     /// A connection, and what sends its writes.
     pub(super) fn new(stream: S) -> (Self, Sending<S>) {
-        let gathered = Arc::new(Mutex::new(Gathered { stream, unsent: BytesMut::new(), broken: None }));
+        let gathered =
+            Arc::new(Mutex::new(Gathered { stream, unsent: BytesMut::new(), unflushed: false, broken: None }));
         (Self(Arc::clone(&gathered)), Sending(gathered))
     }
 }
@@ -47,6 +50,7 @@ impl<S: AsyncWrite + Unpin> Sending<S> {
             if let Poll::Ready(Err(error)) = gathered.poll_send(cx) {
                 // The writer learns of it when it writes again, for which it may be waiting.
                 gathered.unsent.clear();
+                gathered.unflushed = false;
                 if gathered.broken.replace(error.kind()).is_none() {
                     cx.waker().wake_by_ref();
                 }
@@ -59,17 +63,19 @@ impl<S: AsyncWrite + Unpin> Sending<S> {
 
 impl<S: AsyncWrite + Unpin> Gathered<S> {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.unsent.is_empty() {
-            return Poll::Ready(Ok(()));
-        }
         while !self.unsent.is_empty() {
             let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.unsent))?;
             if sent == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.unsent.advance(sent);
+            self.unflushed = true;
         }
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn check(&self) -> io::Result<()> {
@@ -204,6 +210,47 @@ mod tests {
         };
         let ((), (all, most)) = tokio::join!(sending.drive(writer), reader);
         assert!(all == whole && (ENOUGH_BYTES..2 * ENOUGH_BYTES).contains(&most), "{most}");
+    }
+
+    /// Takes everything, and sends it only when it is flushed, as TLS does when the socket is full.
+    struct Hoarding(BytesMut, DuplexStream);
+
+    impl AsyncWrite for Hoarding {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.extend_from_slice(buf);
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            while !self.0.is_empty() {
+                let Self(hoard, stream) = &mut *self;
+                let sent = ready!(Pin::new(stream).poll_write(cx, hoard))?;
+                hoard.advance(sent);
+            }
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.poll_flush(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_stream_keeps_back_leaves_though_nothing_more_is_written() {
+        let (stream, mut other) = tokio::io::duplex(100);
+        let (mut gathering, sending) = Gathering::new(Hoarding(BytesMut::new(), stream));
+        let writer = async {
+            gathering.write_all(&[7; 1000]).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        let reader = async {
+            let mut all = [0; 1000];
+            other.read_exact(&mut all).await.unwrap();
+        };
+        tokio::select! {
+            () = sending.drive(writer) => unreachable!(),
+            () = reader => {}
+        }
     }
 
     #[tokio::test]

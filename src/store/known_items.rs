@@ -4,9 +4,10 @@ use std::sync::OnceLock;
 
 use serde_json::value::RawValue;
 
+use crate::openai::item::{Item, Part};
 use crate::openai::stored_item::StoredItem;
 
-/// What allocations cost for one item beyond its bytes.
+/// What allocations cost for one item, or for one part of it, beyond its bytes.
 const OVERHEAD_BYTES: usize = 128;
 
 /// The items of a record, once they were read to be read no more: every turn of its conversation needs them. Not part of
@@ -32,8 +33,18 @@ impl KnownItems {
 
     /// The memory in bytes that they occupy, of a record with so many bytes of JSON; an estimate that errs upwards.
     pub(super) fn size_bytes(&self, payload_bytes: usize) -> usize {
+        let Some(items) = self.get() else { return 0 };
+        let parts: usize = items.iter().map(|item| parts(&item.item)).sum();
         // None of them says more than its JSON.
-        self.get().map_or(0, |items| items.len() * (size_of::<StoredItem>() + OVERHEAD_BYTES) + payload_bytes)
+        let items = items.len() * (size_of::<StoredItem>() + OVERHEAD_BYTES);
+        items + parts * (size_of::<Part>() + OVERHEAD_BYTES) + payload_bytes
+    }
+}
+
+fn parts(item: &Item) -> usize {
+    match item {
+        Item::Message { content: parts, .. } | Item::CallOutput { output: parts, .. } => parts.len(),
+        _ => 0,
     }
 }
 
@@ -48,7 +59,6 @@ impl Clone for KnownItems {
 mod tests {
     use super::*;
     use crate::id::ResponseId;
-    use crate::openai::item::Item;
     use crate::store::{AncestorIds, Ancestors, Record};
 
     fn raw(text: &str) -> Box<RawValue> {

@@ -401,6 +401,9 @@ pub(super) async fn retrying<A: Attempt>(
         let failure = failure::failure(&error, pool.is_clustered());
         let reason = Reason::of(&error, failure);
         counters.redirected(reason);
+        if let (Reason::ReadOnly, Some(node)) = (reason, &node) {
+            node.give_up_tracked();
+        }
         let again = match failure {
             Failure::NotYet => {
                 asked = node.and_then(|node| pool.follow(error.details(), &node));

@@ -135,6 +135,11 @@ impl Node {
         in_turn.filter_map(ArcSwapOption::load_full).find(|link| link.is_connected())
     }
 
+    /// Ends the tracked connection: the server is not the one to ask any more, and what it would tell says nothing.
+    pub(super) fn give_up_tracked(&self) {
+        self.tracked.iter().filter_map(ArcSwapOption::load_full).for_each(|link| link.stop());
+    }
+
     /// How many connections it has, and how many it should have, without the tracked one, which it can do without.
     pub(super) fn connections(&self) -> (usize, usize) {
         let links = || self.common.iter().chain(&self.confirmed);

@@ -2,13 +2,16 @@
 //!
 //! What was read on a tracked connection is in memory ([`Recent`]), and whatever of it changes or goes, the server tells
 //! on that connection in front of any later answer. So any answer to a command that was sent since a load began vouches
-//! for all that is still in memory then, with two exceptions: a server that is no longer the one to ask does not hear of
-//! changes, and one that was emptied tells of no single record. Hence the question: with each such command goes another,
-//! whether the record that is in memory for longest is still there. Of a server that is not the one to ask that is an
-//! error; if it is not there although it was not told, then nothing is.
+//! for all that is still in memory then, with some exceptions. One that was emptied tells of no single record: hence the
+//! question, which goes with each such command, whether the record that is in memory for longest is still there. One
+//! that is no longer the one to ask does not hear of changes: a node of a cluster answers the question by an error then,
+//! and a single server that has become a replica is given up as soon as it refuses a write ([`Node::give_up_tracked`]).
+//! What is left: a slot that changes hands as a whole, without a word for each key (atomic slot migration), while this
+//! router has not learnt of it yet, which it does within half a minute; and an emptying in the very moment of a load.
 //!
 //! The parent of a turn is read by such a command, and from then on in memory: so a server is asked once for a turn, if it
-//! has the parent or any of the turns above it.
+//! has the parent or any of the turns above it. Where tenants share one place, the parent is read without prolonging it,
+//! and joins the others when it is above one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -195,9 +198,10 @@ impl Shared {
         link.tell_changes(recent);
         match answer {
             Some(answer) if is_one(&answer) => link.vouch(sent),
-            // It went, and the server told so.
-            Some(_) if recent.take(link.id(), std::iter::once(&*key)).iter().all(Option::is_none) => link.vouch(sent),
-            _ => recent.forget_link(link.id()),
+            // Whether it was told or not: the next question is about the one after it. Of a server that was emptied all go
+            // in this way before there is one that vouches for what came later.
+            Some(_) => recent.forget(link.id(), std::iter::once(&*key)),
+            None => {}
         }
         Ok(answers)
     }
