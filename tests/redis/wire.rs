@@ -138,10 +138,13 @@ async fn line_in_two_lots(to: u16, second_lot: usize) -> (u16, Arc<AtomicBool>) 
                     if told.load(Ordering::Relaxed) {
                         let commands = held.windows(5).filter(|word| word.eq_ignore_ascii_case(b"GETEX")).count();
                         let mut lots = lots.lock().unwrap();
-                        if lots.last().is_some_and(|lot| commands < *lot) {
-                            continue;
+                        // What is sent besides, as the question behind the parent, waits for nothing.
+                        if commands > 0 {
+                            if lots.last().is_some_and(|lot| commands < *lot) {
+                                continue;
+                            }
+                            lots.pop();
                         }
-                        lots.pop();
                     }
                     to_server.write_all(&held).await.unwrap();
                     held.clear();
