@@ -26,10 +26,10 @@ pub(super) type LinkId = u64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket(u64);
 
-/// Whether a record is here, with the ticket that it was read by, or has to be.
+/// Whether a record is here, or has to be read by this ticket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Looked {
-    Here(Ticket),
+    Here,
     Missing(Ticket),
 }
 
@@ -76,7 +76,7 @@ impl Recent {
     pub(super) fn look<'a>(&self, link: LinkId, keys: impl Iterator<Item = &'a str>) -> Vec<Looked> {
         self.change(|state| {
             let looked = keys.map(|key| match state.entries.get(key) {
-                Some(Entry { record: Some(_), link: of, ticket, .. }) if *of == link => Looked::Here(*ticket),
+                Some(Entry { record: Some(_), link: of, .. }) if *of == link => Looked::Here,
                 _ => {
                     state.tickets += 1;
                     let (ticket, bytes) = (Ticket(state.tickets), OVERHEAD_BYTES + key.len());
@@ -213,7 +213,7 @@ mod tests {
     fn awaited(recent: &Recent, link: LinkId, key: &str) -> Ticket {
         match look(recent, link, key) {
             Looked::Missing(ticket) => ticket,
-            Looked::Here(_) => panic!("{key} is here"),
+            Looked::Here => panic!("{key} is here"),
         }
     }
 
@@ -231,7 +231,7 @@ mod tests {
         let ticket = awaited(&recent, 1, "a");
         assert_eq!(take(&recent, 1, "a"), None);
         keep(&recent, "a", ticket, 7);
-        assert_eq!(look(&recent, 1, "a"), Looked::Here(ticket));
+        assert_eq!(look(&recent, 1, "a"), Looked::Here);
         assert_eq!(take(&recent, 1, "a"), Some(record(7)));
         assert_eq!(take(&recent, 2, "a"), None);
         // Another connection knows nothing of it, and has it in its place.

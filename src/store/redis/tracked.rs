@@ -58,7 +58,7 @@ impl Shared {
         let ticket = match recent.look(teller.link.id(), std::iter::once(key.as_str())).first() {
             Some(Looked::Missing(ticket)) => Some(*ticket),
             // To prolong it is a change, after which it is not in memory any more.
-            Some(Looked::Here(_)) | None => None,
+            Some(Looked::Here) | None => None,
         };
         // Prolonging is a write, and only what is read is remembered.
         let commands = vec![
@@ -160,7 +160,7 @@ impl Shared {
         let (mut held, mut missing) = (Vec::new(), Vec::new());
         for (place, looked) in places.iter().zip(recent.look(link.id(), places.iter().map(|place| key(*place)))) {
             match looked {
-                Looked::Here(_) => held.push(*place),
+                Looked::Here => held.push(*place),
                 Looked::Missing(ticket) => missing.push((*place, ticket)),
             }
         }
