@@ -15,6 +15,17 @@ pub const MAX_RESPONSE_ID_BYTES: usize = 96;
 
 const RESPONSE_PREFIX: &str = "resp_";
 
+/// Which bytes an id may have behind its prefix: letters, digits, `_` and `-`. Looked up, since a chain's list has many ids.
+const LEGAL: [bool; 256] = {
+    let mut legal = [false; 256];
+    let mut byte = 0_u8;
+    while byte < u8::MAX {
+        legal[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        byte += 1;
+    }
+    legal
+};
+
 /// The id of a response: `resp_` and 1 to 91 letters, digits, `_` or `-`.
 ///
 /// Ids of our own making carry 32 lower-case hex digits (128 random bits). Others are accepted within this alphabet
@@ -35,8 +46,8 @@ impl ResponseId {
     /// [`InvalidId`] when the prefix, the alphabet or the length is wrong.
     pub fn parse(text: &str) -> Result<Self, InvalidId> {
         let digits = text.strip_prefix(RESPONSE_PREFIX).ok_or(InvalidId)?;
-        let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-        if digits.is_empty() || text.len() > MAX_RESPONSE_ID_BYTES || !digits.bytes().all(legal) {
+        let is_legal = |byte: u8| LEGAL[usize::from(byte)];
+        if digits.is_empty() || text.len() > MAX_RESPONSE_ID_BYTES || !digits.bytes().all(is_legal) {
             return Err(InvalidId);
         }
         Ok(Self(text.into()))

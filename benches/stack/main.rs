@@ -83,14 +83,14 @@ struct Args {
     /// The ways through the stack; ratios need noop. Growth takes noop, memory and cluster of them
     #[arg(long, value_delimiter = ',', default_value = "direct,envoy,noop,memory,disk,redis,cluster")]
     rows: Vec<Kind>,
-    /// How often each row takes its turn
-    #[arg(long, default_value_t = 5)]
+    /// How often each row takes its turn; half as often in chain. Many short turns meet the same machine, few long ones do not
+    #[arg(long, default_value_t = 20)]
     rounds: usize,
-    /// Requests per row and round of json, and of routers
-    #[arg(long, default_value_t = 2000)]
+    /// Requests per row and round of json; four times as many of routers
+    #[arg(long, default_value_t = 500)]
     requests: usize,
     /// Streams per row and round of sse; of sse-long a quarter
-    #[arg(long, default_value_t = 160)]
+    #[arg(long, default_value_t = 40)]
     streams: usize,
     /// Conversations per row and round of chain
     #[arg(long, default_value_t = 8)]
@@ -166,15 +166,15 @@ async fn run(args: &Args) -> Result<(), Failure> {
 
 async fn cases(directory: &RunDirectory, mock: &Mock, args: &Args, report: &mut Report<'_>) -> Result<(), Failure> {
     let (rounds, turns, conversations) = (args.rounds, args.turns, args.conversations);
-    let paced_rounds = rounds.min(3);
+    let (paced_rounds, chain_rounds) = (rounds.min(3), rounds.div_ceil(2));
     let cases = [
         (Name::Json, Case::json(args.requests, rounds)),
         (Name::Sse, Case::stream("sse", 100, args.streams, rounds)),
         (Name::SseLong, Case::stream("sse-long", 1000, args.streams.div_ceil(4), rounds)),
         (Name::Paced, Case::paced("paced", true, paced_rounds)),
         (Name::Paced, Case::paced("paced-silent", false, paced_rounds.min(1))),
-        (Name::Chain, Case::chain("chain", turns, conversations, conversations.min(8), rounds)),
-        (Name::Chain, Case::chain("chain-latency", turns, conversations.div_ceil(2), 1, rounds)),
+        (Name::Chain, Case::chain("chain", turns, conversations, conversations.min(8), chain_rounds)),
+        (Name::Chain, Case::chain("chain-latency", turns, conversations.div_ceil(2), 1, chain_rounds)),
     ];
     let mut cases = cases.into_iter().filter(|(name, _)| args.only.contains(name)).peekable();
     if cases.peek().is_none() {
@@ -205,7 +205,7 @@ async fn growth(directory: &RunDirectory, mock: &Mock, args: &Args, report: &mut
         report.growth.push(growth::streams(mock, directory, &kinds, args.live, args.threads).await?);
     }
     if wanted(Name::Routers) {
-        report.growth.extend(growth::routers(mock, directory, args.requests, rounds, args.threads).await?);
+        report.growth.extend(growth::routers(mock, directory, 4 * args.requests, rounds, args.threads).await?);
     }
     Ok(())
 }

@@ -139,6 +139,46 @@ pub enum ChatMessage {
     },
 }
 
+impl ChatMessage {
+    /// About how many bytes of JSON it becomes: the room to set aside for it.
+    #[must_use]
+    pub fn json_bytes(&self) -> usize {
+        const MEMBERS: usize = r#"{"role":"assistant","content":""},"#.len();
+        let said = match self {
+            Self::System { content } | Self::Developer { content } | Self::User { content } => content.json_bytes(),
+            Self::Assistant { content, reasoning_content, reasoning, tool_calls } => {
+                let calls = tool_calls.iter().map(|call| 2 * MEMBERS + call.function.arguments.len());
+                let reasoning = [reasoning_content, reasoning].into_iter().flatten().map(String::len);
+                content.as_ref().map_or(0, JsonText::json_bytes) + reasoning.chain(calls).sum::<usize>()
+            }
+            Self::Tool { tool_call_id, content } => MEMBERS + tool_call_id.len() + content.json_bytes(),
+        };
+        MEMBERS + said
+    }
+}
+
+impl ChatContent {
+    fn json_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.json_bytes(),
+            Self::Parts(parts) => parts.iter().map(ChatPart::json_bytes).sum(),
+        }
+    }
+}
+
+impl ChatPart {
+    fn json_bytes(&self) -> usize {
+        const MEMBERS: usize = r#"{"type":"image_url","image_url":{"url":"","detail":"auto"}},"#.len();
+        let data = match self {
+            Self::Text { text } => text.json_bytes(),
+            Self::ImageUrl { image_url } => image_url.url.len(),
+            Self::InputAudio { input_audio } => input_audio.data.len(),
+            Self::File { file } => file.file_data.len() + file.filename.as_ref().map_or(0, String::len),
+        };
+        MEMBERS + data
+    }
+}
+
 /// Text-only content is a plain string, mixed content is parts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]

@@ -43,6 +43,12 @@ impl JsonText {
         self.inner().is_empty()
     }
 
+    /// Its length as JSON, quotes and escapes included.
+    #[must_use]
+    pub fn json_bytes(&self) -> usize {
+        self.0.len()
+    }
+
     /// The text itself.
     #[must_use]
     pub fn decode(&self) -> String {

@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::value::RawValue;
 
 use super::StoreError;
-use super::document::{corrupt, unreadable};
+use super::document::corrupt;
 use crate::id::ResponseId;
 
 /// What a record knows of the turns before its own.
@@ -31,8 +31,7 @@ pub struct AncestorIds {
 impl AncestorIds {
     /// Of a list at rest, of which no more than the parent is read now.
     pub(super) fn stored(json: &RawValue, kept_until: u64) -> Result<Self, StoreError> {
-        let list = json.get().strip_prefix('[').and_then(|list| list.strip_suffix(']'));
-        let list = list.ok_or_else(|| corrupt("its ancestors are not a list"))?.trim();
+        let list = inner(json)?;
         let parent = match list.strip_suffix('"').map(|list| list.rsplit_once('"')) {
             None if list.is_empty() => None,
             Some(Some((_, parent))) => Some(ResponseId::parse(parent).map_err(|_| no_ancestor())?),
@@ -57,7 +56,25 @@ impl AncestorIds {
     /// # Errors
     /// [`StoreError::Corrupt`] when one of them is no id.
     pub fn read(&self) -> Result<Vec<ResponseId>, StoreError> {
-        serde_json::from_str(self.json.get()).map_err(|error| unreadable("ancestors", &error))
+        let list = inner(&self.json)?;
+        if list.is_empty() {
+            return Ok(Vec::new());
+        }
+        // An id has no comma, no quote and no escape in it.
+        let id = |id: &str| ResponseId::parse(id.trim_ascii().strip_prefix('"')?.strip_suffix('"')?).ok();
+        list.split(',').map(|text| id(text).ok_or_else(no_ancestor)).collect()
+    }
+
+    /// The same with one turn more, which continues them.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when this is no list.
+    pub(super) fn and(&self, next: &ResponseId) -> Result<Self, StoreError> {
+        let list = inner(&self.json)?;
+        let separator = if list.is_empty() { "" } else { "," };
+        let json = RawValue::from_string(format!("[{list}{separator}\"{next}\"]"));
+        let json = json.map_err(|_| corrupt("its ancestors are not a list"))?;
+        Ok(Self { json, parent: Some(next.clone()), kept_until: 0 })
     }
 
     /// The same, known to be kept until a time in seconds since the epoch: none of them expires earlier.
@@ -107,6 +124,12 @@ impl fmt::Debug for AncestorIds {
     }
 }
 
+/// What stands between the brackets of a list.
+fn inner(json: &RawValue) -> Result<&str, StoreError> {
+    let list = json.get().strip_prefix('[').and_then(|list| list.strip_suffix(']'));
+    Ok(list.ok_or_else(|| corrupt("its ancestors are not a list"))?.trim())
+}
+
 fn no_ancestor() -> StoreError {
     corrupt("one of its ancestors is not a response id")
 }
@@ -131,6 +154,12 @@ mod tests {
         ] {
             let ids = list(&json).unwrap();
             assert_eq!((ids.parent(), ids.read().unwrap().last()), (parent.as_ref(), parent.as_ref()), "{json}");
+        }
+        for above in [vec![], vec![id(1)], vec![id(1), id(2)]] {
+            let one_more = above.iter().cloned().collect::<AncestorIds>().and(&id(3)).unwrap();
+            let all: AncestorIds = above.into_iter().chain([id(3)]).collect();
+            assert_eq!((&one_more, one_more.parent()), (&all, Some(&id(3))));
+            assert_eq!(one_more.read().unwrap(), all.read().unwrap());
         }
         let odd = list(&format!("[\"secret\",7,{}]", own(2))).unwrap();
         assert_eq!(odd.parent(), Some(&id(2)));

@@ -6,9 +6,11 @@
 //! the Go semantic-router, which know their parent alone, are walked one by one. The result is the whole history or an
 //! error: a model must never answer from a history with a hole (CONTRACT §8).
 
-use std::collections::{HashMap, HashSet};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use foldhash::{HashMap, HashSet, HashSetExt as _};
 
 use super::ancestors::{AncestorIds, Ancestors};
 use super::prolonging::Prolonging;
@@ -69,7 +71,13 @@ impl History {
     /// The ids that a child of this history lists as its ancestors.
     #[must_use]
     pub fn ancestors_of_child(&self) -> AncestorIds {
-        self.records.iter().map(|record| record.id.clone()).collect::<AncestorIds>().kept(self.kept_until)
+        let listed = match self.records.last().map(|parent| (&parent.ancestors, &parent.id)) {
+            // The whole list, with the parent behind it, is there already.
+            Some((Ancestors::Listed(above), parent)) => above.and(parent).ok(),
+            Some((Ancestors::Walk(_), _)) | None => None,
+        };
+        let listed = listed.unwrap_or_else(|| self.records.iter().map(|record| record.id.clone()).collect());
+        listed.kept(self.kept_until)
     }
 }
 
@@ -180,7 +188,7 @@ async fn climb(
     walk.enter(std::slice::from_ref(parent))?;
     let mut record = loaded.take(parent).ok_or(HistoryError::ParentNotFound)?;
     loop {
-        walk.add(&record)?;
+        walk.add(Arc::clone(&record))?;
         match &record.ancestors {
             Ancestors::Listed(listed) => {
                 let ids = listed.read()?;
@@ -190,9 +198,8 @@ async fn climb(
                     Touch::Keep => Reading::Since(since),
                     Touch::Refresh { .. } => Reading::Now(touch),
                 };
-                loaded.load(store, &ids, reading).await?;
-                for id in ids.iter().rev() {
-                    walk.add(&loaded.take(id).ok_or(HistoryError::AncestorMissing)?)?;
+                for record in loaded.with(store, &ids, reading).await?.into_iter().rev() {
+                    walk.add(record.ok_or(HistoryError::AncestorMissing)?)?;
                 }
                 return walk.finish(loaded, kept_until);
             }
@@ -218,33 +225,60 @@ enum Reading {
     Since(Instant),
 }
 
+/// Reads records; holds the backend to its word: as many answers as ids, each the record that was asked for.
+async fn read(
+    store: &dyn ResponseStore,
+    ids: &[ResponseId],
+    reading: Reading,
+) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let records = match reading {
+        Reading::Now(touch) => store.load(ids, touch).await?,
+        Reading::Since(since) => store.load_since(ids, since).await?,
+    };
+    let matches = |(record, id): (&Option<Arc<Record>>, &ResponseId)| record.as_ref().is_none_or(|r| r.id == *id);
+    if records.len() != ids.len() || !records.iter().zip(ids).all(matches) {
+        return Err(StoreError::Corrupt("the store answered with another record".to_owned()));
+    }
+    Ok(records)
+}
+
 /// What has been loaded and has no place in the chain yet.
 #[derive(Default)]
 struct Loaded(HashMap<ResponseId, Arc<Record>>);
 
 impl Loaded {
-    /// Loads what is not there already, in one go; holds the backend to its word: as many answers as ids, each the
-    /// record that was asked for.
+    /// Loads what is not there already, in one go.
     async fn load(
         &mut self,
         store: &dyn ResponseStore,
         ids: &[ResponseId],
         reading: Reading,
     ) -> Result<(), StoreError> {
-        let missing: Vec<ResponseId> = ids.iter().filter(|id| !self.0.contains_key(*id)).cloned().collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let records = match reading {
-            Reading::Now(touch) => store.load(&missing, touch).await?,
-            Reading::Since(since) => store.load_since(&missing, since).await?,
-        };
-        let matches = |(record, id): (&Option<Arc<Record>>, &ResponseId)| record.as_ref().is_none_or(|r| r.id == *id);
-        if records.len() != missing.len() || !records.iter().zip(&missing).all(matches) {
-            return Err(StoreError::Corrupt("the store answered with another record".to_owned()));
-        }
+        let records = read(store, &self.missing(ids), reading).await?;
         self.0.extend(records.into_iter().flatten().map(|record| (record.id.clone(), record)));
         Ok(())
+    }
+
+    /// Loads what is not there already, in one go, and gives all of them, each in its place.
+    async fn with(
+        &mut self,
+        store: &dyn ResponseStore,
+        ids: &[ResponseId],
+        reading: Reading,
+    ) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+        let mut read = read(store, &self.missing(ids), reading).await?.into_iter();
+        Ok(ids.iter().map(|id| self.take(id).or_else(|| read.next().flatten())).collect())
+    }
+
+    /// Those that are not there, in their order.
+    fn missing<'a>(&self, ids: &'a [ResponseId]) -> Cow<'a, [ResponseId]> {
+        if self.0.is_empty() {
+            return Cow::Borrowed(ids);
+        }
+        Cow::Owned(ids.iter().filter(|id| !self.0.contains_key(*id)).cloned().collect())
     }
 
     fn bytes(&self) -> usize {
@@ -252,7 +286,7 @@ impl Loaded {
     }
 
     fn take(&mut self, id: &ResponseId) -> Option<Arc<Record>> {
-        self.0.remove(id)
+        if self.0.is_empty() { None } else { self.0.remove(id) }
     }
 
     fn ids(&self) -> Vec<ResponseId> {
@@ -274,6 +308,7 @@ impl Walk {
         if self.seen.len().saturating_add(ids.len()) > self.limits.max_depth {
             return Err(HistoryError::TooDeep { limit: self.limits.max_depth });
         }
+        self.seen.reserve(ids.len());
         for id in ids {
             if !self.seen.insert(id.clone()) {
                 return Err(HistoryError::Cycle);
@@ -282,9 +317,9 @@ impl Walk {
         Ok(())
     }
 
-    fn add(&mut self, record: &Arc<Record>) -> Result<(), HistoryError> {
-        self.count(record)?;
-        self.newest_first.push(Arc::clone(record));
+    fn add(&mut self, record: Arc<Record>) -> Result<(), HistoryError> {
+        self.count(&record)?;
+        self.newest_first.push(record);
         Ok(())
     }
 

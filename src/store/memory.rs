@@ -21,6 +21,17 @@ const ENTRY_OVERHEAD_BYTES: usize = 512;
 /// After how many records of one load other tasks get their turn: some tens of microseconds.
 const RECORDS_PER_TURN: usize = 128;
 
+/// The same of turns whose items may have to be read.
+const READ_PER_TURN: usize = 4;
+
+/// Larger records are not kept with their items read: where they are needed they are read as large bodies are, beside the
+/// other tasks.
+const KNOWN_AT_MOST_BYTES: usize = 64 * 1024;
+
+/// Items take less than so many times their JSON: a part of a message, the smallest thing that takes memory of its own, is
+/// thirty bytes of it.
+const ITEMS_PER_JSON_BYTE: usize = 8;
+
 /// So far no clock reaches.
 const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -91,6 +102,14 @@ impl Held {
         Some(gone)
     }
 
+    /// Takes note of the size of a record that has grown, if it is still there.
+    fn measure(&mut self, id: &ResponseId, record: &Arc<Record>) {
+        let Some(stored) = self.records.get_mut(id).filter(|stored| Arc::ptr_eq(&stored.record, record)) else { return };
+        let bytes = entry_bytes(record);
+        self.bytes += bytes.saturating_sub(stored.bytes);
+        stored.bytes = stored.bytes.max(bytes);
+    }
+
     fn is_oldest_expired(&self, now: Instant) -> bool {
         self.records.front().is_some_and(|(_, oldest)| oldest.expires <= now)
     }
@@ -123,6 +142,22 @@ impl MemoryStore {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The record of a turn that others continue: its items stay read, as long as there is more room than they need. Records
+    /// do not go for the items of others.
+    fn read_turn(&self, id: &ResponseId, touch: Touch) -> Option<Arc<Record>> {
+        let record = self.read(id, touch)?;
+        if record.items.get().is_some() || record.payload_bytes() > KNOWN_AT_MOST_BYTES {
+            return Some(record);
+        }
+        let more = entry_bytes(&record).saturating_add((ITEMS_PER_JSON_BYTE * record.payload_bytes()) as u64);
+        let has_room = self.held().bytes.saturating_add(more) < self.bounds.max_bytes / 2;
+        if has_room {
+            record.know_items();
+            self.held().measure(id, &record);
+        }
+        Some(record)
+    }
+
     /// One that has expired goes; no later than this it is nothing more.
     fn read(&self, id: &ResponseId, touch: Touch) -> Option<Arc<Record>> {
         let now = Instant::now();
@@ -142,16 +177,32 @@ impl MemoryStore {
     }
 }
 
+/// What a record takes of the bound.
+fn entry_bytes(record: &Record) -> u64 {
+    u64::try_from(record.size_bytes() + ENTRY_OVERHEAD_BYTES).unwrap_or(u64::MAX)
+}
+
+/// What `read` says of each, giving way to other tasks after so many.
+async fn in_turns<T>(ids: &[ResponseId], per_turn: usize, read: impl Fn(&ResponseId) -> T) -> Vec<T> {
+    let mut all = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(per_turn) {
+        if !all.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        all.extend(ids.iter().map(&read));
+    }
+    all
+}
+
 #[async_trait]
 impl ResponseStore for MemoryStore {
     async fn put(&self, record: Arc<Record>) -> Result<(), StoreError> {
-        let size = record.size_bytes() + ENTRY_OVERHEAD_BYTES;
         let MemoryBounds { max_bytes, ttl, .. } = self.bounds;
-        let bytes = u64::try_from(size).unwrap_or(u64::MAX);
+        let bytes = entry_bytes(&record);
         if bytes > max_bytes {
             self.counters.refused_for_space.one();
-            let limit = usize::try_from(max_bytes).unwrap_or(usize::MAX);
-            return Err(StoreError::TooLarge { bytes: size, limit });
+            let [bytes, limit] = [bytes, max_bytes].map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+            return Err(StoreError::TooLarge { bytes, limit });
         }
         let now = Instant::now();
         // Freed when the lock is.
@@ -177,23 +228,25 @@ impl ResponseStore for MemoryStore {
             self.counters.evicted.one();
         }
         drop(held);
-        self.counters.written_bytes.add_all(size);
+        self.counters.written_bytes.add(bytes);
         Ok(())
     }
 
     async fn load(&self, ids: &[ResponseId], touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
-        let mut records = Vec::with_capacity(ids.len());
-        for ids in ids.chunks(RECORDS_PER_TURN) {
-            if !records.is_empty() {
-                tokio::task::yield_now().await;
-            }
-            records.extend(ids.iter().map(|id| self.read(id, touch)));
+        // Who prolongs a record continues it.
+        match touch {
+            Touch::Keep => Ok(in_turns(ids, RECORDS_PER_TURN, |id| self.read(id, touch)).await),
+            Touch::Refresh { .. } => Ok(in_turns(ids, READ_PER_TURN, |id| self.read_turn(id, touch)).await),
         }
-        Ok(records)
+    }
+
+    async fn load_since(&self, ids: &[ResponseId], _: Instant) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
+        Ok(in_turns(ids, READ_PER_TURN, |id| self.read_turn(id, Touch::Keep)).await)
     }
 
     async fn refresh(&self, ids: &[ResponseId], longer: Duration) -> Result<(), StoreError> {
-        self.load(ids, Touch::Refresh { longer }).await.map(drop)
+        in_turns(ids, RECORDS_PER_TURN, |id| self.read(id, Touch::Refresh { longer })).await;
+        Ok(())
     }
 
     async fn delete(&self, id: &ResponseId) -> Result<bool, StoreError> {
@@ -325,6 +378,42 @@ mod tests {
             assert!(store.load(&[ResponseId::from_bits(number)], Touch::Keep).await.unwrap()[0].is_some());
             assert_eq!(held(&store).len(), 8);
         }
+    }
+
+    #[tokio::test]
+    async fn the_items_of_a_turn_stay_read_where_there_is_more_room_than_for_records() {
+        let turn = |number, payload: usize| {
+            let response = format!("{{\"x\":\"{}\",\"output\":[]}}", "x".repeat(payload));
+            Arc::new(Record { response: RawValue::from_string(response).unwrap(), ..(*record(number, 0)).clone() })
+        };
+        let continued = Touch::Refresh { longer: Duration::ZERO };
+        let roomy = store(10, 1 << 20);
+        for (number, payload, known) in [(1, 1000, true), (2, KNOWN_AT_MOST_BYTES, false)] {
+            let record = turn(number, payload);
+            roomy.put(Arc::clone(&record)).await.unwrap();
+            roomy.load(std::slice::from_ref(&record.id), Touch::Keep).await.unwrap();
+            roomy.refresh(std::slice::from_ref(&record.id), Duration::ZERO).await.unwrap();
+            assert!(record.items.get().is_none());
+            roomy.load(std::slice::from_ref(&record.id), continued).await.unwrap();
+            assert_eq!(record.items.get().is_some(), known, "{payload}");
+        }
+        // Turns above a parent are read as well.
+        let above = turn(3, 10);
+        roomy.put(Arc::clone(&above)).await.unwrap();
+        roomy.load_since(std::slice::from_ref(&above.id), Instant::now()).await.unwrap();
+        assert!(above.items.get().is_some());
+        let bytes = roomy.held().bytes;
+        assert_eq!((bytes, held(&roomy)), (bytes_held(&roomy), vec![1, 2, 3]));
+
+        // None goes for the items of another.
+        let narrow = store(10, 8_000);
+        for number in 1..=5 {
+            narrow.put(turn(number, 1000)).await.unwrap();
+        }
+        let ids: Vec<_> = (1..=5).map(ResponseId::from_bits).collect();
+        let records = narrow.load(&ids, continued).await.unwrap();
+        assert!(records.iter().flatten().all(|record| record.items.get().is_none()));
+        assert_eq!(held(&narrow), [1, 2, 3, 4, 5]);
     }
 
     #[tokio::test]

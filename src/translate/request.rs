@@ -21,7 +21,7 @@ use super::upstream_dialect::UpstreamDialect;
 use super::upstream_forms;
 use crate::id::ResponseId;
 use crate::json;
-use crate::openai::chat::{ChatRequest, StreamOptions};
+use crate::openai::chat::{ChatMessage, ChatRequest, StreamOptions};
 use crate::openai::item::{self, Item};
 use crate::openai::raw::RawObject;
 use crate::openai::responses::{
@@ -29,8 +29,8 @@ use crate::openai::responses::{
 };
 use crate::openai::stored_item::StoredItem;
 
-/// What is set aside for a response beside its text, tools and instructions, and for a chat request beside its input, in
-/// bytes. Both grow if that is too little.
+/// What is set aside for a response beside its text, tools and instructions, and for a chat request beside its messages,
+/// in bytes. Both grow if that is too little.
 const RESPONSE_BYTES: usize = 1536;
 const CHAT_BYTES: usize = 512;
 
@@ -181,6 +181,7 @@ pub fn request(
     let instructions = create.instructions.as_deref().or(inherited.as_deref());
     let turns = past.chain.iter().map(|turn| turn.items()).collect::<Result<Vec<_>, _>>()?;
     let mut transcript = Transcript::new(dialect, &tool_set.names, settings.history_repair, instructions);
+    transcript.expect(turns.iter().map(|turn| turn.len()).sum());
     for turn in &turns {
         add_turn(&mut transcript, turn, seal.as_deref(), &mut lossy)?;
     }
@@ -237,8 +238,8 @@ pub fn request(
         extras: RawObject::default(),
     };
     chat.extras = extras(&create.extras, &chat, dialect, &mut lossy);
-    let sent: usize = input.iter().map(|item| item.get().len()).sum();
-    let body = json::to_string(&chat, CHAT_BYTES + sent).map_err(unserialisable)?.into_bytes();
+    let said: usize = chat.messages.iter().map(ChatMessage::json_bytes).sum();
+    let body = json::to_string(&chat, CHAT_BYTES + said).map_err(unserialisable)?.into_bytes();
     let (stream, store, think) = (create.stream, create.store, ThinkSplitter::of(dialect));
     let tool_names = Box::new(tool_set.names);
     let plan = Plan { id, created_at: now, stream, store, summary, input, lossy, think, seal, tool_names, echo };
@@ -256,7 +257,6 @@ fn add_turn<'a>(
     seal: Option<&dyn Seal>,
     lossy: &mut Lossy,
 ) -> Result<(), RequestError> {
-    transcript.expect(turn.len());
     for stored in turn {
         let mut item = stored.item.clone();
         sealing::open(&mut item, || stored.encrypted_content.as_deref().map(Cow::Borrowed), seal, lossy);

@@ -5,9 +5,10 @@
 //! output stays two rounds.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Display;
 
+use foldhash::{HashMap, HashMapExt as _};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -36,7 +37,7 @@ pub(super) struct Transcript<'a> {
     repair: HistoryRepair,
     /// Instructions and hoisted system text, in order.
     leading: Vec<JsonText>,
-    entries: Vec<Entry>,
+    lines: Vec<Line>,
     rounds: Vec<Round>,
     /// Whether assistant-side items still join the last round.
     round_is_open: bool,
@@ -56,7 +57,7 @@ enum Seen<'a> {
     Sent(Item),
 }
 
-enum Entry {
+enum Line {
     Said {
         role: Role,
         content: ChatContent,
@@ -91,7 +92,7 @@ impl<'a> Transcript<'a> {
             names,
             repair,
             leading: instructions.filter(|text| !text.is_empty()).map(JsonText::of).into_iter().collect(),
-            entries: Vec::new(),
+            lines: Vec::new(),
             rounds: Vec::new(),
             round_is_open: false,
             calls: HashMap::new(),
@@ -132,7 +133,7 @@ impl<'a> Transcript<'a> {
             Item::Message { role: Role::User, content } => {
                 let content = self.chat_content(content, param, lossy)?;
                 self.round_is_open = false;
-                self.entries.push(Entry::Said { role: Role::User, content });
+                self.lines.push(Line::Said { role: Role::User, content });
             }
             Item::Message { role: role @ (Role::System | Role::Developer), content } => {
                 self.system(role, content, param, lossy)?;
@@ -154,25 +155,34 @@ impl<'a> Transcript<'a> {
     /// and losing what it said would be worse than saying it twice.
     fn is_replay(&mut self, id: Option<Cow<'a, str>>, item: &Item, stored: Option<&'a Item>) -> bool {
         let Some(id) = id.filter(|_| !matches!(item, Item::Reference { .. })) else { return false };
-        let seen = self.seen.get(&id).map(|seen| match seen {
-            Seen::Stored(item) => item,
-            Seen::Sent(item) => item,
-        });
-        let replay = seen.is_some_and(|seen| match (seen, item) {
-            // Clients replay reasoning stripped of its text.
-            (Item::Reasoning { .. }, Item::Reasoning { .. }) => true,
-            (seen, item) => seen == item,
-        });
-        if !replay {
-            self.seen.insert(id, stored.map_or_else(|| Seen::Sent(item.clone()), Seen::Stored));
+        let this = || stored.map_or_else(|| Seen::Sent(item.clone()), Seen::Stored);
+        match self.seen.entry(id) {
+            Entry::Vacant(place) => {
+                place.insert(this());
+                false
+            }
+            Entry::Occupied(mut place) => {
+                let seen = match place.get() {
+                    Seen::Stored(item) => item,
+                    Seen::Sent(item) => item,
+                };
+                let replay = match (seen, item) {
+                    // Clients replay reasoning stripped of its text.
+                    (Item::Reasoning { .. }, Item::Reasoning { .. }) => true,
+                    (seen, item) => seen == item,
+                };
+                if !replay {
+                    place.insert(this());
+                }
+                replay
+            }
         }
-        replay
     }
 
     /// Changes the round that is open, after opening one if none is.
     fn join_round(&mut self, change: impl FnOnce(&mut Round)) {
         if !self.round_is_open {
-            self.entries.push(Entry::Round);
+            self.lines.push(Line::Round);
             self.rounds.push(Round::default());
             self.round_is_open = true;
         }
@@ -233,7 +243,7 @@ impl<'a> Transcript<'a> {
             },
             SystemMessages::Keep => {
                 self.round_is_open = false;
-                self.entries.push(Entry::Said { role, content });
+                self.lines.push(Line::Said { role, content });
             }
         }
         Ok(())
@@ -247,7 +257,7 @@ impl<'a> Transcript<'a> {
         if !text.is_empty() {
             self.round_is_open = false;
             let content = ChatContent::Text(JsonText::of(&format!("{heading}\n{text}")));
-            self.entries.push(Entry::Said { role: Role::User, content });
+            self.lines.push(Line::Said { role: Role::User, content });
         }
     }
 
@@ -327,9 +337,9 @@ impl<'a> Transcript<'a> {
         lossy: &mut Lossy,
     ) -> Result<Vec<ChatMessage>, RequestError> {
         let (dialect, repair) = (self.dialect, self.repair);
-        let mut messages = Vec::with_capacity(self.entries.len() + 1);
+        let mut messages = Vec::with_capacity(self.lines.len() + 1);
         let mut leading = self.leading;
-        if !leading.is_empty() || !self.entries.is_empty() {
+        if !leading.is_empty() || !self.lines.is_empty() {
             leading.extend(instruction.as_deref().map(JsonText::of));
         }
         if !leading.is_empty() {
@@ -340,13 +350,13 @@ impl<'a> Transcript<'a> {
             };
             messages.push(system_message(role, ChatContent::Text(JsonText::join(leading, "\n\n")), dialect));
         }
-        // Rounds stand in the entries in their own order.
+        // Rounds stand in the lines in their own order.
         let mut rounds = self.rounds.into_iter();
-        for entry in self.entries {
-            match entry {
-                Entry::Said { role: Role::User, content } => messages.push(ChatMessage::User { content }),
-                Entry::Said { role, content } => messages.push(system_message(role, content, dialect)),
-                Entry::Round => {
+        for line in self.lines {
+            match line {
+                Line::Said { role: Role::User, content } => messages.push(ChatMessage::User { content }),
+                Line::Said { role, content } => messages.push(system_message(role, content, dialect)),
+                Line::Round => {
                     if let Some(round) = rounds.next() {
                         round.into_messages(dialect, repair, &mut messages, lossy)?;
                     }
@@ -446,7 +456,7 @@ mod tests {
         let mut transcript = Transcript::new(dialect, &names, HistoryRepair::Strict, None);
         let mut add = |item: Item, stored| {
             transcript.add(Some(Cow::Borrowed("msg_1")), item, stored, &"input[0]", &mut Lossy::default()).unwrap();
-            transcript.entries.len()
+            transcript.lines.len()
         };
         assert_eq!(add(stored.clone(), Some(&stored)), 1);
         for _ in 0..3 {

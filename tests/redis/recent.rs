@@ -207,6 +207,29 @@ async fn what_a_former_master_says_counts_for_nothing() {
     }
 }
 
+/// Of what a replica gets as a whole from its new master it tells no single key, and it has the oldest record as before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_became_a_replica_vouches_for_nothing_once_it_refuses_a_write() {
+    let (server, heir) = (Server::start(&[]), Server::start(&[]));
+    let config = server.config();
+    let store = open(&config).await;
+    let records = chain(&store, 10, 100).await;
+    load_until_kept(&store, &records).await;
+    let follow = |follower: &Server, master: &Server| {
+        follower.cli(&["REPLICAOF", "127.0.0.1", &master.port.to_string()]);
+        follower.wait_until("replication", "master_link_status", "up");
+    };
+    follow(&heir, &server);
+    heir.cli(&["REPLICAOF", "NO", "ONE"]);
+    assert_eq!(heir.cli(&["UNLINK", &key(&config, &records[5])]).trim(), "1");
+    // What the heir does not have keeps the other from taking over the difference alone.
+    server.cli(&["SET", "diverged", "1"]);
+    follow(&server, &heir);
+    assert!(store.put(turn(&[], 10)).await.is_err());
+    assert_eq!(load(&store, &ids(&records)).await, without(&records, &[5]));
+    assert!(matches!(history(&*store, &records[9].id, LIMITS).await, Err(HistoryError::Store(_))));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_be_told_changes_reads_each_time() {
     let server = Server::start(&[]);
@@ -275,14 +298,16 @@ async fn a_history_in_memory_ends_with_the_deletion_of_any_of_its_turns() {
     let server = Server::start(&[]);
     let (config, day) = (server.config(), Duration::from_secs(24 * 3600));
     let store = RedisStore::open(&config, day, DEADLINE, AtRest::default()).await.unwrap();
-    let other = open(&config).await;
-    server.wait_until("clients", "tracking_clients", "2");
+    let (store, other): (Arc<dyn ResponseStore>, _) = (Arc::new(store), open(&config).await);
+    load_until_kept(&store, &chain(&store, 1, 10).await).await;
+    let reads = || (server.calls("getex"), server.calls("get"));
+    let before = reads();
     for place in 0..8 {
         let mut records: Vec<Record> = Vec::new();
         for _ in 0..8 {
             let mut record = (*turn(&[], 100)).clone();
             if let Some(parent) = records.last() {
-                let history = history(&store, &parent.id, LIMITS).await.unwrap();
+                let history = history(&*store, &parent.id, LIMITS).await.unwrap();
                 assert!(history.records.iter().map(|record| &**record).eq(&records));
                 record.ancestors = Ancestors::Listed(history.ancestors_of_child());
             }
@@ -290,16 +315,43 @@ async fn a_history_in_memory_ends_with_the_deletion_of_any_of_its_turns() {
             records.push(record);
         }
         assert!(other.delete(&records[place].id).await.unwrap());
-        let error = history(&store, &records[7].id, LIMITS).await.unwrap_err();
+        let error = history(&*store, &records[7].id, LIMITS).await.unwrap_err();
         let expected = match place {
             7 => matches!(error, HistoryError::ParentNotFound),
             _ => matches!(error, HistoryError::AncestorMissing),
         };
         assert!(expected, "{place}: {error}");
     }
-    let hits = store.figures().into_iter().find(|figure| figure.name == "redis_cache_lookups").unwrap().samples[0].1;
+    let hits = figure(&store, "redis_cache_lookups", "hit");
+    // What a router writes it does not read; only for what was deleted above a parent it looks.
+    assert_eq!(reads(), (before.0, before.1 + 7));
     // Of the k-th turn k - 2 are above its parent: 21 in a conversation, and 6 to 0 of the last load.
     assert!(hits >= 8 * 21, "{hits}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_that_was_read_or_written_is_only_asked_for() {
+    let server = Server::start(&[]);
+    let config = server.config();
+    let (store, other) = (open(&config).await, open(&config).await);
+    let (own, foreign) = (turn(&[], 500), turn(&[], 500));
+    load_until_kept(&store, &chain(&store, 1, 10).await).await;
+    store.put(Arc::clone(&own)).await.unwrap();
+    other.put(Arc::clone(&foreign)).await.unwrap();
+    let (before, prolonged) = (server.calls("getex"), server.calls("expire"));
+    // Who has the record asks for it. To prolong it is a change, which makes it forgotten the second time.
+    for (child, read) in [(&own, 0), (&own, 0), (&own, 1), (&foreign, 1), (&foreign, 0), (&foreign, 1)] {
+        let calls = server.calls("getex");
+        let found = history(&*store, &child.id, LIMITS).await.unwrap();
+        assert!(found.records.iter().eq([child]));
+        assert_eq!(server.calls("getex") - calls, read);
+    }
+    assert_eq!((server.calls("getex") - before, server.calls("expire") - prolonged), (3, 3));
+    // Whoever removed them, they are gone.
+    assert!(store.delete(&own.id).await.unwrap() && other.delete(&foreign.id).await.unwrap());
+    for record in [&own, &foreign] {
+        assert!(matches!(history(&*store, &record.id, LIMITS).await, Err(HistoryError::ParentNotFound)));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

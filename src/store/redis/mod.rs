@@ -375,16 +375,25 @@ impl Shared {
     }
 
     async fn put(&self, key: String, record: Arc<Record>) -> Result<(), StoreError> {
+        self.write(&key, &record).await?;
+        // Where nobody tells of changes, parents are read.
+        if let Some(recent) = self.recent.as_ref().filter(|_| self.teller(&key).is_some()) {
+            recent.wrote(&key, record);
+        }
+        Ok(())
+    }
+
+    async fn write(&self, key: &str, record: &Arc<Record>) -> Result<(), StoreError> {
         let deadline = self.deadline();
         let ttl_seconds = self.ttl_seconds;
         let _room = self.commands.room(record.payload_bytes(), deadline).await?;
-        let (packed, values) = (Arc::clone(&record), self.values.clone());
+        let (packed, values) = (Arc::clone(record), self.values.clone());
         let value = maybe_blocking(record.payload_bytes(), move || values.pack(&packed)).await?;
         loop {
             let written = match &self.durability {
-                Some(durability) => durability.create(&key, &value, ttl_seconds, deadline).await?,
+                Some(durability) => durability.create(key, &value, ttl_seconds, deadline).await?,
                 None => {
-                    let create = Command::Create { key: key.clone(), value: value.clone(), ttl_seconds };
+                    let create = Command::Create { key: key.to_owned(), value: value.clone(), ttl_seconds };
                     !self.commands.run(&create, deadline).await?.is_null()
                 }
             };
@@ -393,19 +402,19 @@ impl Shared {
                 return Ok(());
             }
             // There is something. A first attempt whose answer was lost looks like this too.
-            let read = Command::Read { key: key.clone() };
+            let read = Command::Read { key: key.to_owned() };
             let Some(found) = bytes(self.commands.run(&read, deadline).await?)? else {
                 if Instant::now() >= deadline {
                     return Err(StoreError::Timeout);
                 }
                 continue;
             };
-            let (wanted, values) = (Arc::clone(&record), self.values.clone());
+            let (wanted, values) = (Arc::clone(record), self.values.clone());
             let same = maybe_blocking(found.len(), move || {
                 Ok(values.unpack(&wanted.id, &found).is_ok_and(|found| found == *wanted))
             });
             return match (same.await?, &self.durability) {
-                (true, Some(durability)) => durability.confirm(&key, ttl_seconds, deadline).await,
+                (true, Some(durability)) => durability.confirm(key, ttl_seconds, deadline).await,
                 (true, None) => Ok(()),
                 (false, _) => Err(StoreError::Conflict),
             };
@@ -457,6 +466,9 @@ impl Shared {
 
     async fn delete(&self, key: String) -> Result<bool, StoreError> {
         let deadline = self.deadline();
+        if let Some(recent) = &self.recent {
+            recent.removed(&key);
+        }
         let reply = self.commands.run(&Command::Remove { key }, deadline).await?;
         let removed =
             reply.as_i64().ok_or_else(|| StoreError::Corrupt("a removal was answered strangely".to_owned()))?;

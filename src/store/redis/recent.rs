@@ -6,12 +6,14 @@
 //! Redis 6). An answer that comes after a record was looked for here is therefore as good as having asked for the record
 //! itself: [`tracked`](super::tracked) sees to that.
 //!
-//! What is kept is bound to the connection it was read on, and worth nothing without it.
+//! What is kept is bound to the connection it was read on, and worth nothing without it. What this router wrote itself is
+//! here as well, so that the next turn, whose parent it is, asks whether it is there and does not read it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use fred::util::redis_keyslot;
 use hashlink::LinkedHashMap;
 
 use crate::store::Record;
@@ -21,6 +23,10 @@ const OVERHEAD_BYTES: usize = 128;
 
 /// The number of a connection, never given twice.
 pub(super) type LinkId = u64;
+
+/// In place of a connection, of records that this router wrote: that they are still there has to be asked for, what they
+/// say has not. No connection comes to have this number.
+const WRITTEN: LinkId = LinkId::MAX;
 
 /// What says that a record which is being read has not gone in the meantime. Later ones are greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,11 +59,20 @@ struct State {
 
 #[derive(Debug)]
 struct Entry {
+    /// The key's hash slot.
+    slot: u16,
     link: LinkId,
     ticket: Ticket,
     /// Without one it is being read, and who has the ticket may leave it here.
     record: Option<Arc<Record>>,
     bytes: usize,
+}
+
+impl Entry {
+    /// Whether a record is here that was read on a connection.
+    fn is_of_a_connection(&self) -> bool {
+        self.record.is_some() && self.link != WRITTEN
+    }
 }
 
 impl Recent {
@@ -71,6 +86,38 @@ impl Recent {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// The hash slots of these keys. To compute one takes as long as all else that is done with a key whose record is here.
+    pub(super) fn slots(&self, keys: &[String]) -> Vec<u16> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = |key: &String| match state.entries.get(key.as_str()) {
+            Some(entry) => entry.slot,
+            None => redis_keyslot(key.as_bytes()),
+        };
+        keys.iter().map(slot).collect()
+    }
+
+    /// Leaves a record here that was written under this key.
+    pub(super) fn wrote(&self, key: &str, record: Arc<Record>) {
+        let bytes = OVERHEAD_BYTES + key.len() + record.size_bytes();
+        self.change(|state| {
+            state.tickets += 1;
+            let ticket = Ticket(state.tickets);
+            let slot = redis_keyslot(key.as_bytes());
+            state.insert(key.into(), Entry { slot, link: WRITTEN, ticket, record: Some(record), bytes });
+        });
+    }
+
+    /// What was written or read under this key, wherever that was: what it says if it is still there.
+    pub(super) fn said(&self, key: &str) -> Option<Arc<Record>> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.entries.get(key)?.record.clone()
+    }
+
+    /// Forgets what this router wrote under a key and has removed.
+    pub(super) fn removed(&self, key: &str) {
+        self.forget(WRITTEN, std::iter::once(key));
+    }
+
     /// Which of these records are here, as far as they were read on this connection. Whoever asks reads those that are
     /// missing on this connection now.
     pub(super) fn look<'a>(&self, link: LinkId, keys: impl Iterator<Item = &'a str>) -> Vec<Looked> {
@@ -80,7 +127,8 @@ impl Recent {
                 _ => {
                     state.tickets += 1;
                     let (ticket, bytes) = (Ticket(state.tickets), OVERHEAD_BYTES + key.len());
-                    state.insert(key.into(), Entry { link, ticket, record: None, bytes });
+                    let slot = state.entries.get(key).map_or_else(|| redis_keyslot(key.as_bytes()), |entry| entry.slot);
+                    state.insert(key.into(), Entry { slot, link, ticket, record: None, bytes });
                     Looked::Missing(ticket)
                 }
             });
@@ -105,11 +153,11 @@ impl Recent {
         self.change(|state| {
             for (key, ticket, record) in read {
                 let awaited = state.entries.get(key).filter(|entry| entry.ticket == ticket);
-                let Some(link) = awaited.map(|entry| entry.link) else { continue };
+                let Some((slot, link)) = awaited.map(|entry| (entry.slot, entry.link)) else { continue };
                 match record {
                     Some(record) => {
                         let bytes = OVERHEAD_BYTES + key.len() + record.size_bytes();
-                        state.insert(key.into(), Entry { link, ticket, record: Some(record), bytes });
+                        state.insert(key.into(), Entry { slot, link, ticket, record: Some(record), bytes });
                     }
                     None => state.remove(key),
                 }
@@ -167,7 +215,7 @@ impl State {
     fn insert(&mut self, key: Arc<str>, entry: Entry) {
         self.remove(&key);
         self.bytes += entry.bytes;
-        if entry.record.is_some() {
+        if entry.is_of_a_connection() {
             self.by_age.insert((entry.link, entry.ticket), Arc::clone(&key));
         }
         self.entries.insert(key, entry);
@@ -182,7 +230,7 @@ impl State {
     /// Takes note that an entry is gone.
     fn left(&mut self, entry: &Entry) {
         self.bytes = self.bytes.saturating_sub(entry.bytes);
-        if entry.record.is_some() {
+        if entry.is_of_a_connection() {
             self.by_age.remove(&(entry.link, entry.ticket));
         }
     }
@@ -276,6 +324,28 @@ mod tests {
         recent.settle(std::iter::once(("a", first, None)));
         keep(&recent, "a", second, 7);
         assert_eq!(take(&recent, 1, "a"), Some(record(7)));
+    }
+
+    #[test]
+    fn what_was_written_says_the_same_until_it_is_removed_and_vouches_for_nothing() {
+        let recent = Recent::new(ROOM);
+        recent.wrote("a", record(7));
+        assert_eq!(recent.said("a"), Some(record(7)));
+        // No connection was told to watch it.
+        assert_eq!((take(&recent, 1, "a"), take(&recent, WRITTEN - 1, "a"), recent.longest_here(1)), (None, None, None));
+        let bytes = recent.bytes();
+        assert_eq!(recent.slots(&["a".to_owned(), "b".to_owned()]), [redis_keyslot(b"a"), redis_keyslot(b"b")]);
+        // Once it is seen on a connection it is that connection's, and takes its room once.
+        let ticket = awaited(&recent, 1, "a");
+        assert_eq!(recent.said("a"), None);
+        keep(&recent, "a", ticket, 7);
+        assert_eq!((recent.longest_here(1).as_deref(), recent.bytes()), (Some("a"), bytes));
+        recent.removed("a");
+        assert_eq!(take(&recent, 1, "a"), Some(record(7)));
+
+        recent.wrote("b", record(8));
+        recent.removed("b");
+        assert_eq!((recent.said("b"), recent.bytes()), (None, bytes));
     }
 
     #[test]

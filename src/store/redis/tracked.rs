@@ -9,8 +9,8 @@
 //! What is left: a slot that changes hands as a whole, without a word for each key (atomic slot migration), while this
 //! router has not learnt of it yet, which it does within half a minute; and an emptying in the very moment of a load.
 //!
-//! The parent of a turn is read by such a command, and from then on in memory: so a server is asked once for a turn, if it
-//! has the parent or any of the turns above it. Where tenants share one place, the parent is read without prolonging it,
+//! The parent of a turn is asked for by such a command, read if another router wrote it, and from then on in memory: so a
+//! server is asked once for a turn, if it has the parent or any of the turns above it. Where tenants share one place, the parent is read without prolonging it,
 //! and joins the others when it is above one.
 
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use fred::types::Value;
 use fred::util::redis_keyslot;
 use futures_util::future::join_all;
 
-use super::Shared;
 use super::command::Command;
 use super::link::Link;
 use super::node::{Lane, Node};
 use super::recent::{Looked, Recent, Ticket};
+use super::{Shared, maybe_blocking};
 use crate::id::ResponseId;
 use crate::store::{Record, StoreError, Touch};
 
 /// A server with the connection that it tells changes on.
-struct Teller {
+pub(super) struct Teller {
     node: Arc<Node>,
     link: Arc<Link>,
 }
@@ -55,20 +55,27 @@ impl Shared {
         let Some((key, teller)) = keys.first().and_then(|key| Some((key, self.teller(key)?))) else {
             return self.load(ids, keys, touch, deadline).await;
         };
+        let said = recent.said(key);
         let ticket = match recent.look(teller.link.id(), std::iter::once(key.as_str())).first() {
             Some(Looked::Missing(ticket)) => Some(*ticket),
             // To prolong it is a change, after which it is not in memory any more.
             Some(Looked::Here) | None => None,
         };
+        let (key_again, ttl_seconds) = (key.clone(), self.lifetime(longer));
+        let prolonging = match &said {
+            Some(_) => Command::Touch { key: key_again, ttl_seconds },
+            None => Command::ReadAndTouch { key: key_again, ttl_seconds },
+        };
         // Prolonging is a write, and only what is read is remembered.
-        let commands = vec![
-            Command::ReadAndTouch { key: key.clone(), ttl_seconds: self.lifetime(longer) },
-            Command::IsThere { key: key.clone() },
-        ];
+        let commands = vec![prolonging, Command::IsThere { key: key.clone() }];
         let mut answers = self.ask(recent, &teller, commands, deadline).await?.into_iter();
         let Some(reply) = answers.next().flatten() else { return self.load(ids, keys, touch, deadline).await };
         let is_there = answers.next().flatten().is_some_and(|answer| is_one(&answer));
-        let found = self.unpack(ids, vec![reply], Record::know_items).await?;
+        let found = match said.filter(|record| ids.first() == Some(&record.id)) {
+            Some(record) if is_one(&reply) => vec![Some(with_items(record).await?)],
+            Some(_) => vec![None],
+            None => self.unpack(ids, vec![reply], Record::know_items).await?,
+        };
         let record = found.first().cloned().flatten().filter(|_| is_there);
         recent.settle(ticket.into_iter().map(|ticket| (key.as_str(), ticket, record.clone())));
         Ok(found)
@@ -83,7 +90,7 @@ impl Shared {
         since: Instant,
     ) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
         let deadline = self.deadline();
-        let shares = self.shares(&keys);
+        let shares = self.shares(recent.slots(&keys));
         let shared = shares.iter().map(|(teller, places)| self.share(recent, teller, places, &keys, since, deadline));
         let mut found: Vec<Option<Found>> = ids.iter().map(|_| None).collect();
         for share in join_all(shared).await {
@@ -124,16 +131,16 @@ impl Shared {
     }
 
     /// Who is asked for a key, if there is a connection on which changes are told.
-    fn teller(&self, key: &str) -> Option<Teller> {
+    pub(super) fn teller(&self, key: &str) -> Option<Teller> {
         let node = self.pool.owner(redis_keyslot(key.as_bytes()))?;
         Some(Teller { link: node.link(Lane::Tracked, 0)?, node })
     }
 
-    /// Who is asked for which of the keys, by their places.
-    fn shares(&self, keys: &[String]) -> Vec<(Teller, Vec<usize>)> {
+    /// Who is asked for the keys of which slots, by their places.
+    fn shares(&self, slots: Vec<u16>) -> Vec<(Teller, Vec<usize>)> {
         let mut shares: Vec<(Teller, Vec<usize>)> = Vec::new();
-        for (place, key) in keys.iter().enumerate() {
-            let Some(node) = self.pool.owner(redis_keyslot(key.as_bytes())) else { continue };
+        for (place, slot) in slots.into_iter().enumerate() {
+            let Some(node) = self.pool.owner(slot) else { continue };
             match shares.iter_mut().find(|(teller, _)| Arc::ptr_eq(&teller.node, &node)) {
                 Some((_, places)) => places.push(place),
                 None => {
@@ -205,6 +212,16 @@ impl Shared {
         }
         Ok(answers)
     }
+}
+
+/// A record that is in memory, its items read.
+async fn with_items(record: Arc<Record>) -> Result<Arc<Record>, StoreError> {
+    let unread = if record.items.get().is_some() { 0 } else { record.payload_bytes() };
+    maybe_blocking(unread, move || {
+        record.know_items();
+        Ok(record)
+    })
+    .await
 }
 
 /// Whether a server said that there is one.
