@@ -78,6 +78,22 @@ async fn what_was_read_is_asked_for_by_one_question_to_each_server() {
     assert_eq!(figure(&plain, "redis_cache_bytes", ""), 0);
 }
 
+/// On one thread, so that all have begun before the first has its answer.
+#[tokio::test]
+async fn of_many_loads_at_once_one_asks() {
+    let server = Server::start(&[]);
+    let store = open(&server.config()).await;
+    let records = chain(&store, 20, 100).await;
+    load_until_kept(&store, &records).await;
+    let (asked, all, since) = (server.calls("exists"), ids(&records), Instant::now());
+    let loads = futures_util::future::join_all((0..32).map(|_| store.load_since(&all, since))).await;
+    assert!(loads.into_iter().all(|found| found.unwrap() == without(&records, &[])));
+    assert_eq!(server.calls("exists") - asked, 1);
+    // What came before says nothing of a load that begins now.
+    assert_eq!(load(&store, &all).await, without(&records, &[]));
+    assert_eq!(server.calls("exists") - asked, 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_router_deleted_is_gone_at_once() {
     let cluster = Cluster::shared();

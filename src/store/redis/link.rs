@@ -12,7 +12,7 @@ use fred::types::client::Invalidation;
 use fred::types::config::{Options, Server};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::TryRecvError;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::client::Clients;
@@ -62,6 +62,8 @@ pub(super) struct Link {
     changes: Option<Mutex<broadcast::Receiver<Invalidation>>>,
     /// When the last of the commands was sent whose answer vouches for what was read on this connection.
     vouched: Mutex<Option<Instant>>,
+    /// The last question whose answer will.
+    question: Mutex<Option<Question>>,
     clustered: bool,
     pulse: Pulse,
     everyones: Arc<Pulse>,
@@ -69,6 +71,16 @@ pub(super) struct Link {
     /// The client's task is over; its commands will never be answered.
     ended: CancellationToken,
 }
+
+/// A question that is under way to a server.
+#[derive(Debug, Clone)]
+struct Question {
+    sent: Instant,
+    over: CancellationToken,
+}
+
+/// Held by who asks a question, until there is an answer or will be none.
+pub(super) struct Asking(#[expect(dead_code, reason = "held")] DropGuard);
 
 impl Link {
     /// Connects to a node of a cluster, or as the config says. `stop` ends the link, and the attempt.
@@ -116,6 +128,7 @@ impl Link {
             client,
             changes,
             vouched: Mutex::new(None),
+            question: Mutex::new(None),
             clustered: clients.is_clustered(),
             pulse: Pulse::new(),
             everyones,
@@ -152,6 +165,24 @@ impl Link {
     /// Whether what is still kept of this connection was there at some time since.
     pub(super) fn is_vouched_since(&self, since: Instant) -> bool {
         self.is_connected() && self.vouched.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at >= since)
+    }
+
+    /// Takes note that a question is sent now, so that others need not send one.
+    pub(super) fn begin_question(&self, sent: Instant) -> Asking {
+        let over = CancellationToken::new();
+        *self.question.lock().unwrap_or_else(PoisonError::into_inner) = Some(Question { sent, over: over.clone() });
+        Asking(over.drop_guard())
+    }
+
+    /// Waits for the answer to a question that is under way and was sent at some time since; whether there was one.
+    pub(super) async fn join_question(&self, since: Instant, deadline: Instant) -> bool {
+        let question = self.question.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(Question { over, .. }) = question.filter(|asked| asked.sent >= since && !asked.over.is_cancelled())
+        else {
+            return false;
+        };
+        let _ = tokio::time::timeout_at(deadline.into(), over.cancelled()).await;
+        true
     }
 
     /// Makes it forgotten what the server has said until now that has changed or gone. It says so in front of whatever it

@@ -172,7 +172,9 @@ impl Shared {
             }
         }
         let mut answers = Vec::new();
-        if !missing.is_empty() || !link.is_vouched_since(since) {
+        // Of many loads at once one asks for all that began before. If it gets no answer, the records are read.
+        let is_settled = async || link.is_vouched_since(since) || link.join_question(since, deadline).await;
+        if !missing.is_empty() || !is_settled().await {
             let reads = missing.iter().map(|(place, _)| Command::Read { key: key(*place).to_owned() }).collect();
             answers = self.ask(recent, teller, reads, deadline).await?;
         }
@@ -199,6 +201,7 @@ impl Shared {
         let (link, sent) = (&teller.link, Instant::now());
         let longest_here = recent.longest_here(link.id());
         commands.extend(longest_here.iter().map(|key| Command::IsThere { key: key.to_string() }));
+        let _asking = longest_here.is_some().then(|| link.begin_question(sent));
         let mut answers = self.commands.ask(&teller.node, link, &commands, deadline).await?;
         let Some(key) = longest_here else { return Ok(answers) };
         let answer = answers.pop().flatten();
