@@ -104,7 +104,9 @@ impl Held {
 
     /// Takes note of the size of a record that has grown, if it is still there.
     fn measure(&mut self, id: &ResponseId, record: &Arc<Record>) {
-        let Some(stored) = self.records.get_mut(id).filter(|stored| Arc::ptr_eq(&stored.record, record)) else { return };
+        let Some(stored) = self.records.get_mut(id).filter(|stored| Arc::ptr_eq(&stored.record, record)) else {
+            return;
+        };
         let bytes = entry_bytes(record);
         self.bytes += bytes.saturating_sub(stored.bytes);
         stored.bytes = stored.bytes.max(bytes);

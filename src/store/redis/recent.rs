@@ -332,7 +332,10 @@ mod tests {
         recent.wrote("a", record(7));
         assert_eq!(recent.said("a"), Some(record(7)));
         // No connection was told to watch it.
-        assert_eq!((take(&recent, 1, "a"), take(&recent, WRITTEN - 1, "a"), recent.longest_here(1)), (None, None, None));
+        assert_eq!(
+            (take(&recent, 1, "a"), take(&recent, WRITTEN - 1, "a"), recent.longest_here(1)),
+            (None, None, None)
+        );
         let bytes = recent.bytes();
         assert_eq!(recent.slots(&["a".to_owned(), "b".to_owned()]), [redis_keyslot(b"a"), redis_keyslot(b"b")]);
         // Once it is seen on a connection it is that connection's, and takes its room once.

@@ -10,8 +10,8 @@
 //! router has not learnt of it yet, which it does within half a minute; and an emptying in the very moment of a load.
 //!
 //! The parent of a turn is asked for by such a command, read if another router wrote it, and from then on in memory: so a
-//! server is asked once for a turn, if it has the parent or any of the turns above it. Where tenants share one place, the parent is read without prolonging it,
-//! and joins the others when it is above one.
+//! server is asked once for a turn, if it has the parent or any of the turns above it. Where tenants share one place, the
+//! parent is read without prolonging it, and joins the others when it is above one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
