@@ -408,7 +408,7 @@ mod tests {
         assert_eq!((bytes, held(&roomy)), (bytes_held(&roomy), vec![1, 2, 3]));
 
         // None goes for the items of another.
-        let narrow = store(10, 8_000);
+        let narrow = store(10, 12_000);
         for number in 1..=5 {
             narrow.put(turn(number, 1000)).await.unwrap();
         }
