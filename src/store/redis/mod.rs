@@ -59,7 +59,7 @@ use self::failure::Failure;
 use self::link::Pulse;
 use self::node::{IN_FLIGHT_PER_POOL_SIZE, Making};
 use self::pool::{Pool, Presence};
-use self::recent::Recent;
+use self::recent::{Recent, Written};
 use super::figures::Figure;
 use super::{Record, RecordCodec, ResponseStore, StoreError, Touch};
 use crate::config::Redis;
@@ -375,15 +375,16 @@ impl Shared {
     }
 
     async fn put(&self, key: String, record: Arc<Record>) -> Result<(), StoreError> {
-        self.write(&key, &record).await?;
-        // Where nobody tells of changes, parents are read.
+        let value = self.write(&key, &record).await?;
+        // Where nobody tells of changes, nothing is remembered.
         if let Some(recent) = self.recent.as_ref().filter(|_| self.teller(&key).is_some()) {
-            recent.wrote(&key, record);
+            recent.wrote(&key, Written { record, value });
         }
         Ok(())
     }
 
-    async fn write(&self, key: &str, record: &Arc<Record>) -> Result<(), StoreError> {
+    /// Writes a record; as what, it says.
+    async fn write(&self, key: &str, record: &Arc<Record>) -> Result<Bytes, StoreError> {
         let deadline = self.deadline();
         let ttl_seconds = self.ttl_seconds;
         let _room = self.commands.room(record.payload_bytes(), deadline).await?;
@@ -399,7 +400,7 @@ impl Shared {
             };
             if written {
                 self.pool.counters().bytes_written.add_all(value.len());
-                return Ok(());
+                return Ok(value);
             }
             // There is something. A first attempt whose answer was lost looks like this too.
             let read = Command::Read { key: key.to_owned() };
@@ -414,8 +415,8 @@ impl Shared {
                 Ok(values.unpack(&wanted.id, &found).is_ok_and(|found| found == *wanted))
             });
             return match (same.await?, &self.durability) {
-                (true, Some(durability)) => durability.confirm(key, ttl_seconds, deadline).await,
-                (true, None) => Ok(()),
+                (true, Some(durability)) => durability.confirm(key, ttl_seconds, deadline).await.map(|()| value),
+                (true, None) => Ok(value),
                 (false, _) => Err(StoreError::Conflict),
             };
         }

@@ -7,12 +7,13 @@
 //! itself: [`tracked`](super::tracked) sees to that.
 //!
 //! What is kept is bound to the connection it was read on, and worth nothing without it. What this router wrote itself is
-//! here as well, so that the next turn, whose parent it is, asks whether it is there and does not read it.
+//! here as well: the next turn, whose parent it is, finds the same bytes in Redis and need not take them apart.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use fred::util::redis_keyslot;
 use hashlink::LinkedHashMap;
 
@@ -24,9 +25,15 @@ const OVERHEAD_BYTES: usize = 128;
 /// The number of a connection, never given twice.
 pub(super) type LinkId = u64;
 
-/// In place of a connection, of records that this router wrote: that they are still there has to be asked for, what they
-/// say has not. No connection comes to have this number.
+/// In place of a connection, of records that this router wrote. No connection comes to have this number.
 const WRITTEN: LinkId = LinkId::MAX;
+
+/// A record that this router wrote, and as what.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Written {
+    pub(super) record: Arc<Record>,
+    pub(super) value: Bytes,
+}
 
 /// What says that a record which is being read has not gone in the meantime. Later ones are greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +72,8 @@ struct Entry {
     ticket: Ticket,
     /// Without one it is being read, and who has the ticket may leave it here.
     record: Option<Arc<Record>>,
+    /// What was written, of a record of [`WRITTEN`].
+    value: Bytes,
     bytes: usize,
 }
 
@@ -96,21 +105,25 @@ impl Recent {
         keys.iter().map(slot).collect()
     }
 
-    /// Leaves a record here that was written under this key.
-    pub(super) fn wrote(&self, key: &str, record: Arc<Record>) {
-        let bytes = OVERHEAD_BYTES + key.len() + record.size_bytes();
+    /// Leaves a record here that was written under this key, unless it would drive out many that are needed.
+    pub(super) fn wrote(&self, key: &str, Written { record, value }: Written) {
+        let bytes = OVERHEAD_BYTES + key.len() + record.size_bytes() + value.len();
+        if bytes > self.most_bytes / 8 {
+            return;
+        }
         self.change(|state| {
             state.tickets += 1;
             let ticket = Ticket(state.tickets);
             let slot = redis_keyslot(key.as_bytes());
-            state.insert(key.into(), Entry { slot, link: WRITTEN, ticket, record: Some(record), bytes });
+            state.insert(key.into(), Entry { slot, link: WRITTEN, ticket, record: Some(record), value, bytes });
         });
     }
 
-    /// What was written or read under this key, wherever that was: what it says if it is still there.
-    pub(super) fn said(&self, key: &str) -> Option<Arc<Record>> {
+    /// What this router wrote under this key, if nobody has read it since.
+    pub(super) fn written(&self, key: &str) -> Option<Written> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.entries.get(key)?.record.clone()
+        let Entry { record, value, .. } = state.entries.get(key).filter(|entry| entry.link == WRITTEN)?;
+        Some(Written { record: record.clone()?, value: value.clone() })
     }
 
     /// Forgets what this router wrote under a key and has removed.
@@ -128,7 +141,8 @@ impl Recent {
                     state.tickets += 1;
                     let (ticket, bytes) = (Ticket(state.tickets), OVERHEAD_BYTES + key.len());
                     let slot = state.entries.get(key).map_or_else(|| redis_keyslot(key.as_bytes()), |entry| entry.slot);
-                    state.insert(key.into(), Entry { slot, link, ticket, record: None, bytes });
+                    let entry = Entry { slot, link, ticket, record: None, value: Bytes::new(), bytes };
+                    state.insert(key.into(), entry);
                     Looked::Missing(ticket)
                 }
             });
@@ -157,7 +171,8 @@ impl Recent {
                 match record {
                     Some(record) => {
                         let bytes = OVERHEAD_BYTES + key.len() + record.size_bytes();
-                        state.insert(key.into(), Entry { slot, link, ticket, record: Some(record), bytes });
+                        let value = Bytes::new();
+                        state.insert(key.into(), Entry { slot, link, ticket, record: Some(record), value, bytes });
                     }
                     None => state.remove(key),
                 }
@@ -327,28 +342,29 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_says_the_same_until_it_is_removed_and_vouches_for_nothing() {
+    fn what_was_written_is_here_until_it_is_read_or_removed_and_vouches_for_nothing() {
         let recent = Recent::new(ROOM);
-        recent.wrote("a", record(7));
-        assert_eq!(recent.said("a"), Some(record(7)));
+        let written = |number| Written { record: record(number), value: Bytes::from_static(b"value") };
+        recent.wrote("a", written(7));
+        assert_eq!(recent.written("a"), Some(written(7)));
         // No connection was told to watch it.
-        assert_eq!(
-            (take(&recent, 1, "a"), take(&recent, WRITTEN - 1, "a"), recent.longest_here(1)),
-            (None, None, None)
-        );
+        assert_eq!((look(&recent, WRITTEN - 1, "b"), take(&recent, 1, "a")), (Looked::Missing(Ticket(2)), None));
+        assert_eq!(recent.longest_here(1), None);
+        recent.removed("b");
         let bytes = recent.bytes();
-        assert_eq!(recent.slots(&["a".to_owned(), "b".to_owned()]), [redis_keyslot(b"a"), redis_keyslot(b"b")]);
+        assert_eq!(recent.slots(&["a".to_owned(), "c".to_owned()]), [redis_keyslot(b"a"), redis_keyslot(b"c")]);
         // Once it is seen on a connection it is that connection's, and takes its room once.
         let ticket = awaited(&recent, 1, "a");
-        assert_eq!(recent.said("a"), None);
+        assert_eq!(recent.written("a"), None);
         keep(&recent, "a", ticket, 7);
-        assert_eq!((recent.longest_here(1).as_deref(), recent.bytes()), (Some("a"), bytes));
+        assert_eq!((recent.longest_here(1).as_deref(), recent.bytes()), (Some("a"), bytes - b"value".len()));
         recent.removed("a");
-        assert_eq!(take(&recent, 1, "a"), Some(record(7)));
+        assert_eq!((take(&recent, 1, "a"), recent.written("a")), (Some(record(7)), None));
 
-        recent.wrote("b", record(8));
-        recent.removed("b");
-        assert_eq!((recent.said("b"), recent.bytes()), (None, bytes));
+        let bytes = recent.bytes();
+        recent.wrote("d", written(8));
+        recent.removed("d");
+        assert_eq!((recent.written("d"), recent.bytes()), (None, bytes));
     }
 
     #[test]

@@ -9,8 +9,8 @@
 //! What is left: a slot that changes hands as a whole, without a word for each key (atomic slot migration), while this
 //! router has not learnt of it yet, which it does within half a minute; and an emptying in the very moment of a load.
 //!
-//! The parent of a turn is asked for by such a command, read if another router wrote it, and from then on in memory: so a
-//! server is asked once for a turn, if it has the parent or any of the turns above it. Where tenants share one place, the
+//! The parent of a turn is read by such a command, and from then on in memory: so a server is asked once for a turn, if it
+//! has the parent or any of the turns above it. Where tenants share one place, the
 //! parent is read without prolonging it, and joins the others when it is above one.
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use futures_util::future::join_all;
 use super::command::Command;
 use super::link::Link;
 use super::node::{Lane, Node};
-use super::recent::{Looked, Recent, Ticket};
+use super::recent::{Looked, Recent, Ticket, Written};
 use super::{Shared, maybe_blocking};
 use crate::id::ResponseId;
 use crate::store::{Record, StoreError, Touch};
@@ -55,25 +55,26 @@ impl Shared {
         let Some((key, teller)) = keys.first().and_then(|key| Some((key, self.teller(key)?))) else {
             return self.load(ids, keys, touch, deadline).await;
         };
-        let said = recent.said(key);
+        let written = recent.written(key);
         let ticket = match recent.look(teller.link.id(), std::iter::once(key.as_str())).first() {
             Some(Looked::Missing(ticket)) => Some(*ticket),
             // To prolong it is a change, after which it is not in memory any more.
             Some(Looked::Here) | None => None,
         };
-        let (key_again, ttl_seconds) = (key.clone(), self.lifetime(longer));
-        let prolonging = match &said {
-            Some(_) => Command::Touch { key: key_again, ttl_seconds },
-            None => Command::ReadAndTouch { key: key_again, ttl_seconds },
-        };
         // Prolonging is a write, and only what is read is remembered.
-        let commands = vec![prolonging, Command::IsThere { key: key.clone() }];
+        let commands = vec![
+            Command::ReadAndTouch { key: key.clone(), ttl_seconds: self.lifetime(longer) },
+            Command::IsThere { key: key.clone() },
+        ];
         let mut answers = self.ask(recent, &teller, commands, deadline).await?.into_iter();
         let Some(reply) = answers.next().flatten() else { return self.load(ids, keys, touch, deadline).await };
         let is_there = answers.next().flatten().is_some_and(|answer| is_one(&answer));
-        let found = match said.filter(|record| ids.first() == Some(&record.id)) {
-            Some(record) if is_one(&reply) => vec![Some(with_items(record).await?)],
-            Some(_) => vec![None],
+        let is_written = |written: &Written| reply.as_bytes().is_some_and(|found| *found == *written.value);
+        let found = match written.filter(is_written) {
+            Some(Written { record, value }) => {
+                self.pool.counters().bytes_read.add_all(value.len());
+                vec![Some(with_items(record).await?)]
+            }
             None => self.unpack(ids, vec![reply], Record::know_items).await?,
         };
         let record = found.first().cloned().flatten().filter(|_| is_there);
