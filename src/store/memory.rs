@@ -144,8 +144,8 @@ impl MemoryStore {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The record of a turn that others continue: its items stay read, as long as there is more room than they need. Records
-    /// do not go for the items of others.
+    /// The record of a turn that others continue: its items stay read while less than half of the room is used. They go with
+    /// their record, and count until then.
     fn read_turn(&self, id: &ResponseId, touch: Touch) -> Option<Arc<Record>> {
         let record = self.read(id, touch)?;
         if record.items.get().is_some() || record.payload_bytes() > KNOWN_AT_MOST_BYTES {

@@ -376,8 +376,9 @@ impl Shared {
 
     async fn put(&self, key: String, record: Arc<Record>) -> Result<(), StoreError> {
         let value = self.write(&key, &record).await?;
-        // Where nobody tells of changes, nothing is remembered.
-        if let Some(recent) = self.recent.as_ref().filter(|_| self.teller(&key).is_some()) {
+        // Where nobody tells of changes, and where parents are not prolonged as they are read, nothing is remembered.
+        let is_of_use = || self.teller(&key).is_some() && (record.tenant.is_none() || self.tenant_in_key);
+        if let Some(recent) = self.recent.as_ref().filter(|_| is_of_use()) {
             recent.wrote(&key, Written { record, value });
         }
         Ok(())

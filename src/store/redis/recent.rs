@@ -168,7 +168,8 @@ impl Recent {
             for (key, ticket, record) in read {
                 let awaited = state.entries.get(key).filter(|entry| entry.ticket == ticket);
                 let Some((slot, link)) = awaited.map(|entry| (entry.slot, entry.link)) else { continue };
-                match record {
+                // One record must not drive out all others.
+                match record.filter(|record| record.size_bytes() <= self.most_bytes / 2) {
                     Some(record) => {
                         let bytes = OVERHEAD_BYTES + key.len() + record.size_bytes();
                         let value = Bytes::new();
