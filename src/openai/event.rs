@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::chat::TokenLogprob;
+use super::chat_answer::TokenLogprob;
 use super::error::ErrorType;
 use super::responses::{ContentPart, OutputItem};
 

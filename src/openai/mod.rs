@@ -1,6 +1,7 @@
 //! Wire types of the Responses API and of chat completions. Pure: no I/O, no clock, no randomness.
 
 pub mod chat;
+pub mod chat_answer;
 pub mod dialect;
 pub mod error;
 pub mod event;

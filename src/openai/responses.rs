@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Number;
 use serde_json::value::RawValue;
 
-use super::chat::{ChatUsage, TokenLogprob};
+use super::chat_answer::{ChatUsage, TokenLogprob};
 use super::raw::RawObject;
 use crate::id::ResponseId;
 

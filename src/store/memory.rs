@@ -28,9 +28,8 @@ const READ_PER_TURN: usize = 4;
 /// other tasks.
 const KNOWN_AT_MOST_BYTES: usize = 64 * 1024;
 
-/// Items take less than so many times their JSON: a part of a message, the smallest thing that takes memory of its own, is
-/// thirty bytes of it.
-const ITEMS_PER_JSON_BYTE: usize = 8;
+/// Items take up to about so many times their JSON: the smallest ones are some twenty bytes of it each.
+const ITEMS_PER_JSON_BYTE: usize = 16;
 
 /// So far no clock reaches.
 const LONGEST_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3600);

@@ -6,7 +6,7 @@
 use super::freeform::FreeformInput;
 use super::tool_names::{Tool, ToolNames};
 use crate::id::{ItemPrefix, ResponseId};
-use crate::openai::chat::ToolCallDelta;
+use crate::openai::chat_answer::ToolCallDelta;
 use crate::openai::tool_call::CallKind;
 
 /// The calls in the order in which they began.

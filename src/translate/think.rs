@@ -11,7 +11,7 @@
 
 use super::settings::{SplitThink, ThinkTags};
 use super::upstream_dialect::UpstreamDialect;
-use crate::openai::chat::TokenLogprob;
+use crate::openai::chat_answer::TokenLogprob;
 
 /// Tells reasoning and text apart as they come.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::openai::chat::ChatAnswer;
+use crate::openai::chat_answer::ChatAnswer;
 use crate::openai::error::WireError;
 use crate::openai::responses::ResponseError;
 

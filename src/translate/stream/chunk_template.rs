@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use crate::openai::chat::{ChatAnswer, Choice, Message};
+use crate::openai::chat_answer::{ChatAnswer, Choice, Message};
 
 /// The most bytes around a text that are kept: they lie in memory for as long as the stream lives.
 const MAX_KEPT_BYTES: usize = 2048;

@@ -2,7 +2,7 @@
 
 use super::{ITEM_OVERHEAD_BYTES, Open, ResponseStream};
 use crate::id::ItemPrefix;
-use crate::openai::chat::TokenLogprob;
+use crate::openai::chat_answer::TokenLogprob;
 use crate::openai::event::Event;
 use crate::openai::responses::{ContentPart, Status};
 use crate::openai::tool_call::Side;

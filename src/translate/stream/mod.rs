@@ -34,7 +34,7 @@ use super::settings::Settings;
 use super::think::ThinkSplitter;
 use super::upstream_error::UpstreamError;
 use crate::json;
-use crate::openai::chat::{ChatAnswer, TokenLogprob};
+use crate::openai::chat_answer::{ChatAnswer, TokenLogprob};
 use crate::openai::event::Event;
 use crate::openai::responses::{ContentPart, OutputItem, ResponseError, Status, Usage};
 use crate::sse::Decoder;

@@ -3,7 +3,7 @@
 use super::chunk_template::ChunkTemplate;
 use super::{Held, MAX_CALLS, Open, ResponseStream};
 use crate::json;
-use crate::openai::chat::{ChatAnswer, Message, TokenLogprob, ToolCallDelta};
+use crate::openai::chat_answer::{ChatAnswer, Message, TokenLogprob, ToolCallDelta};
 use crate::openai::responses::Usage;
 use crate::translate::calls::{Added, Call};
 use crate::translate::ending::{FinishReason, upstream_failure};

@@ -1,0 +1,281 @@
+//! Chat completions: a tolerant reading of the answers that come down, whole or in chunks.
+//!
+//! Answers are read the way backends really send them: unknown members are ignored, null means absent, and the three
+//! spellings of reasoning are one accessor. What cannot be read at all is the caller's `bad_upstream_response`.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+/// A whole answer (`chat.completion`) or one chunk of a streamed one (`chat.completion.chunk`).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ChatAnswer<'a> {
+    /// The candidates; only the one with index 0 is ours.
+    #[serde(borrow, deserialize_with = "null_as_default")]
+    pub choices: Vec<Choice<'a>>,
+    /// Token counts, wherever in the stream they come.
+    pub usage: Option<ChatUsage>,
+    /// An error in place of an answer, whatever its form.
+    #[serde(borrow)]
+    pub error: Option<&'a RawValue>,
+    /// `error` marks the oldest error form of vLLM.
+    #[serde(borrow, deserialize_with = "text")]
+    pub object: Option<Cow<'a, str>>,
+}
+
+/// One candidate.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Choice<'a> {
+    /// Position; absent means 0.
+    pub index: Option<i64>,
+    /// What a chunk adds.
+    #[serde(borrow)]
+    pub delta: Option<Message<'a>>,
+    /// The whole message of an unstreamed answer.
+    #[serde(borrow)]
+    pub message: Option<Message<'a>>,
+    /// Why generation ended.
+    #[serde(borrow, deserialize_with = "text")]
+    pub finish_reason: Option<Cow<'a, str>>,
+    /// Token log probabilities.
+    pub logprobs: Option<ChoiceLogprobs>,
+}
+
+/// The assistant's message, whole or in part.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Message<'a> {
+    /// Text.
+    #[serde(borrow, deserialize_with = "text_or_parts")]
+    pub content: Option<Cow<'a, str>>,
+    /// Refusal text.
+    #[serde(borrow, deserialize_with = "text")]
+    pub refusal: Option<Cow<'a, str>>,
+    /// Reasoning as DeepSeek, SGLang, llama.cpp and older vLLM spell it.
+    #[serde(borrow, deserialize_with = "text")]
+    pub reasoning_content: Option<Cow<'a, str>>,
+    /// Reasoning as newer vLLM, Ollama and OpenRouter spell it.
+    #[serde(borrow, deserialize_with = "text")]
+    pub reasoning: Option<Cow<'a, str>>,
+    /// Reasoning as OpenRouter spells it in full.
+    #[serde(borrow, deserialize_with = "null_as_default")]
+    pub reasoning_details: Vec<ReasoningDetail<'a>>,
+    /// Calls, whole or in part.
+    #[serde(borrow, deserialize_with = "null_as_default")]
+    pub tool_calls: Vec<ToolCallDelta<'a>>,
+}
+
+impl Message<'_> {
+    /// The reasoning text, taken from the first spelling that has any, so that a backend that sends two is not doubled.
+    #[must_use]
+    pub fn reasoning_text(&self) -> Option<Cow<'_, str>> {
+        let plain = [&self.reasoning_content, &self.reasoning];
+        if let Some(text) = plain.into_iter().flatten().find(|text| !text.is_empty()) {
+            return Some(Cow::Borrowed(text));
+        }
+        let details: String = self
+            .reasoning_details
+            .iter()
+            .filter_map(|detail| detail.text.as_deref().or(detail.summary.as_deref()))
+            .collect();
+        (!details.is_empty()).then_some(Cow::Owned(details))
+    }
+}
+
+impl Message<'_> {
+    /// Whether it says nothing at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let blank = |text: &Option<Cow<'_, str>>| text.as_deref().is_none_or(str::is_empty);
+        blank(&self.content) && blank(&self.refusal) && self.tool_calls.is_empty() && self.reasoning_text().is_none()
+    }
+}
+
+/// One entry of `reasoning_details`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ReasoningDetail<'a> {
+    /// Of `reasoning.text`.
+    #[serde(borrow, deserialize_with = "text")]
+    pub text: Option<Cow<'a, str>>,
+    /// Of `reasoning.summary`.
+    #[serde(borrow, deserialize_with = "text")]
+    pub summary: Option<Cow<'a, str>>,
+}
+
+/// A call, whole or in part. Every member may be missing or null in any chunk.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ToolCallDelta<'a> {
+    /// Which call this belongs to; some backends never say.
+    pub index: Option<u64>,
+    /// The call's id.
+    #[serde(borrow, deserialize_with = "text")]
+    pub id: Option<Cow<'a, str>>,
+    /// Name and arguments.
+    #[serde(borrow)]
+    pub function: Option<FunctionDelta<'a>>,
+}
+
+/// Name and arguments of a call, whole or in part.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct FunctionDelta<'a> {
+    /// Function name.
+    #[serde(borrow, deserialize_with = "text")]
+    pub name: Option<Cow<'a, str>>,
+    /// JSON text; a backend that sends an object gets its text taken.
+    #[serde(borrow, deserialize_with = "text_of_any")]
+    pub arguments: Option<Cow<'a, str>>,
+}
+
+/// Token log probabilities of a choice.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ChoiceLogprobs {
+    /// Of the content's tokens.
+    #[serde(deserialize_with = "null_as_default")]
+    pub content: Vec<TokenLogprob>,
+}
+
+/// One token with its log probability and alternatives; read from chat, written in content parts.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TokenLogprob {
+    /// The token.
+    pub token: String,
+    /// Natural logarithm.
+    #[serde(deserialize_with = "null_as_default")]
+    pub logprob: f64,
+    /// UTF-8 bytes of the token.
+    #[serde(deserialize_with = "null_as_default")]
+    pub bytes: Vec<u8>,
+    /// Alternatives.
+    #[serde(deserialize_with = "null_as_default")]
+    pub top_logprobs: Vec<TopLogprob>,
+}
+
+impl TokenLogprob {
+    /// About how many bytes of memory it takes.
+    #[must_use]
+    pub fn kept_bytes(&self) -> usize {
+        let top: usize =
+            self.top_logprobs.iter().map(|top| size_of::<TopLogprob>() + top.token.len() + top.bytes.len()).sum();
+        size_of::<Self>() + self.token.len() + self.bytes.len() + top
+    }
+}
+
+/// An alternative token.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TopLogprob {
+    /// The token.
+    pub token: String,
+    /// Natural logarithm.
+    #[serde(deserialize_with = "null_as_default")]
+    pub logprob: f64,
+    /// UTF-8 bytes of the token.
+    #[serde(deserialize_with = "null_as_default")]
+    pub bytes: Vec<u8>,
+}
+
+/// Token counts as chat backends report them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct ChatUsage {
+    /// Tokens of the prompt.
+    #[serde(deserialize_with = "null_as_default")]
+    pub prompt_tokens: u64,
+    /// Tokens of the answer.
+    #[serde(deserialize_with = "null_as_default")]
+    pub completion_tokens: u64,
+    /// Their sum, if the backend says.
+    pub total_tokens: Option<u64>,
+    /// Detail of the prompt.
+    pub prompt_tokens_details: Option<PromptTokensDetails>,
+    /// Detail of the answer.
+    pub completion_tokens_details: Option<CompletionTokensDetails>,
+    /// Where SGLang puts that detail.
+    pub reasoning_tokens: Option<u64>,
+}
+
+/// Detail of prompt tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct PromptTokensDetails {
+    /// Read from a prefix cache.
+    pub cached_tokens: Option<u64>,
+    /// Written to a prefix cache.
+    pub cache_write_tokens: Option<u64>,
+}
+
+/// Detail of completion tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct CompletionTokensDetails {
+    /// Spent on reasoning.
+    pub reasoning_tokens: Option<u64>,
+}
+
+fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Text or null, borrowed where it has no escapes: serde borrows a `Cow` of its own accord only outside of an `Option`.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    Ok(Option::<Text<'de>>::deserialize(deserializer)?.map(|text| text.0))
+}
+
+/// Content is a string, or (Mistral and some proxies) a list of parts of which the text ones count.
+fn text_or_parts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Part {
+        text: Option<String>,
+    }
+    struct Content;
+    impl<'de> Visitor<'de> for Content {
+        type Value = Option<Cow<'de, str>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("text or a list of parts")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+            Ok(Some(Cow::Borrowed(text)))
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(Some(Cow::Owned(text.to_owned())))
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Self::Value, A::Error> {
+            let mut all = String::new();
+            while let Some(part) = parts.next_element::<Part>()? {
+                all.extend(part.text);
+            }
+            Ok(Some(Cow::Owned(all)))
+        }
+    }
+    deserializer.deserialize_any(Content)
+}
+
+/// A string as it is, null as nothing, anything else as its JSON text.
+fn text_of_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    let raw = <&RawValue>::deserialize(deserializer)?;
+    match raw.get() {
+        "null" => Ok(None),
+        text if text.starts_with('"') => serde_json::from_str(text).map(Some).map_err(serde::de::Error::custom),
+        text => Ok(Some(Cow::Borrowed(text))),
+    }
+}
