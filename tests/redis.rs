@@ -1,6 +1,7 @@
 //! What only a real Redis shows: bytes on the wire, outages, moving slots.
 
 mod outage;
+mod placing;
 mod recent;
 mod routing;
 mod sentinel;

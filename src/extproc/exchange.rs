@@ -292,7 +292,10 @@ impl Router {
         seat.claim(seat.bytes().saturating_add(history_bytes)).map_err(refusal::overloaded)?;
         let past = Past { chain: &turns(&history.records), referenced: &turns(&history.referenced) };
         let seal = self.seal_of(owner);
-        let id = self.ids.response_id();
+        let id = match history.records.last().filter(|_| create.store) {
+            Some(parent) => self.keeping.id_of_child(owner, &parent.id, &*self.ids),
+            None => self.ids.response_id(),
+        };
         let began = Instant::now();
         let translated = translate::request(create, past, &self.settings, seal, id, now());
         account.step("translate request", began, translated.is_err());

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::id::ResponseId;
+use crate::id::{IdSource, ResponseId};
 use crate::openai::responses::ResponseError;
 use crate::store::chain::{self, ChainLimits, History, HistoryError, Wanted};
 use crate::store::{
@@ -84,6 +84,12 @@ impl Keeping {
         let failure = result.as_ref().err().and_then(FromStore::store_error);
         self.note("history", failure, began.elapsed());
         result
+    }
+
+    /// An id for the owner's turn that continues `parent` and will be stored.
+    #[must_use]
+    pub fn id_of_child(&self, owner: Owner, parent: &ResponseId, ids: &dyn IdSource) -> ResponseId {
+        self.holdings(owner).id_of_child(parent, ids)
     }
 
     /// Writes the record of a finished answer, waits until the store has acknowledged it, and gives it back.

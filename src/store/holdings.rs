@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 
 use super::{Figure, Record, ResponseStore, StoreError, Touch};
-use crate::id::ResponseId;
+use crate::id::{IdSource, ResponseId};
 use crate::tenant::Tenant;
 
 /// Who asks for records and makes them.
@@ -153,6 +153,10 @@ impl ResponseStore for Holdings {
 
     fn holds_others(&self) -> bool {
         self.among_others
+    }
+
+    fn id_of_child(&self, parent: &ResponseId, ids: &dyn IdSource) -> ResponseId {
+        self.store.id_of_child(parent, ids)
     }
 
     fn place_of(&self, _: Tenant) -> Option<Arc<dyn ResponseStore>> {

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 
-use crate::id::ResponseId;
+use crate::id::{IdSource, ResponseId};
 use crate::tenant::Tenant;
 pub use ancestors::{AncestorIds, Ancestors};
 pub use chain::{ChainLimits, History, HistoryError, Wanted, history};
@@ -102,6 +102,13 @@ pub trait ResponseStore: Send + Sync + 'static {
     /// may be prolonged before it is known whose it is.
     fn holds_others(&self) -> bool {
         false
+    }
+
+    /// An id for the record that will continue `parent`: one of those that `ids` gives, as good a one as any unless the
+    /// store is better off with both records in the same place.
+    fn id_of_child(&self, parent: &ResponseId, ids: &dyn IdSource) -> ResponseId {
+        let _ = parent;
+        ids.response_id()
     }
 
     /// The place where a tenant's records lie apart from all others, if there are such places.

@@ -32,3 +32,23 @@ async fn another_router_continues_a_chain_as_soon_as_its_stream_has_completed() 
         assert_eq!(one.retrieve(parent).await.status, 404);
     }
 }
+
+#[tokio::test]
+async fn a_conversation_lies_on_one_master() {
+    let cluster = Cluster::shared();
+    let settings = cluster.settings();
+    let prefix = settings["response_api"]["redis"]["key_prefix"].as_str().unwrap().to_owned();
+    let stack = Stack::start(StackOptions { settings, ..StackOptions::default() }).await;
+    stack.upstream.answer("one-master", |_| Answer::words("An answer."));
+    let mut parent = None;
+    for turn in 0..10 {
+        let mut asked = json!({"model": "one-master", "input": format!("Question {turn}?")});
+        if let Some(parent) = &parent {
+            asked["previous_response_id"] = json!(parent);
+        }
+        parent = Some(id(&stack.created(&asked).await).to_owned());
+    }
+    let keys = |master: usize| cluster.nodes[master].cli(&["KEYS", &format!("{prefix}*")]).lines().count();
+    let lying: Vec<_> = cluster.masters().into_iter().map(keys).filter(|keys| *keys > 0).collect();
+    assert_eq!(lying, [10]);
+}

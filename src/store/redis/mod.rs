@@ -32,6 +32,7 @@ mod eviction;
 mod failure;
 mod link;
 mod node;
+mod placing;
 mod pool;
 mod recent;
 mod slots;
@@ -58,12 +59,13 @@ use self::durability::Durability;
 use self::failure::Failure;
 use self::link::Pulse;
 use self::node::{IN_FLIGHT_PER_POOL_SIZE, Making};
+use self::placing::Placing;
 use self::pool::{Pool, Presence};
 use self::recent::{Recent, Written};
 use super::figures::Figure;
 use super::{Record, RecordCodec, ResponseStore, StoreError, Touch};
 use crate::config::Redis;
-use crate::id::ResponseId;
+use crate::id::{IdSource, ResponseId};
 use crate::tenant::Tenant;
 
 /// Keeps fred's own warnings out of the log, as `tracing_subscriber::EnvFilter` takes it. There is one for every
@@ -132,6 +134,7 @@ struct Shared {
     durability: Option<Durability>,
     /// Without it, every record is read whenever it is needed.
     recent: Option<Arc<Recent>>,
+    placing: Placing,
     ttl_seconds: i64,
     values: Values,
     tenant_in_key: bool,
@@ -198,6 +201,7 @@ impl RedisStore {
             pool,
             durability,
             recent,
+            placing: Placing::new(),
             ttl_seconds: i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).max(1),
             values: Values { codec: at_rest.codec, compression: redis.compression },
             tenant_in_key: at_rest.tenant_in_key,
@@ -347,6 +351,10 @@ impl ResponseStore for RedisStore {
 
     fn ttl(&self) -> Duration {
         Duration::from_secs(u64::try_from(self.shared.ttl_seconds).unwrap_or_default())
+    }
+
+    fn id_of_child(&self, parent: &ResponseId, ids: &dyn IdSource) -> ResponseId {
+        self.shared.placing.id_of_child(&self.shared.pool, parent, ids, |id| self.keys.key(id))
     }
 
     fn place_of(&self, tenant: Tenant) -> Option<Arc<dyn ResponseStore>> {

@@ -107,6 +107,13 @@ impl Pool {
         self.topology.load().owner(slot).cloned()
     }
 
+    /// Whether one node owns both slots, as far as is known.
+    pub(super) fn have_one_owner(&self, one: u16, other: u16) -> bool {
+        let topology = self.topology.load();
+        let owners = topology.owner(one).zip(topology.owner(other));
+        owners.is_some_and(|(one, other)| Arc::ptr_eq(one, other))
+    }
+
     /// A connection to each master that there is one to; others first each time.
     pub(super) fn links(&self) -> Vec<Arc<Link>> {
         self.told_by().into_iter().map(|(link, _)| link).collect()

@@ -1,0 +1,95 @@
+//! On which node of a cluster the record of a turn comes to lie.
+//!
+//! A key's hash slot follows from the id in it, and ids are random: records spread evenly over all masters. A turn that
+//! continues another one is drawn until it lies on the same master. So a conversation needs one node: its next turn asks one
+//! for all of its history instead of each, and a master that is gone takes its own conversations along instead of every
+//! long one. Keys stay as they are, each in a slot of its own. When slots move to another node, records
+//! move with them, and later turns lie where their parents are by then.
+//!
+//! A turn that many conversations begin with, such as a long prompt that was sent once, must not gather all of them on one
+//! node: after some children the next ones are drawn freely, each with its own descendants around it.
+
+use std::sync::{Mutex, PoisonError};
+
+use fred::util::redis_keyslot;
+use hashlink::LruCache;
+
+use super::pool::Pool;
+use crate::id::{IdSource, ResponseId};
+
+/// So many children of a turn lie with it: enough for one that is asked for again, or answered in some ways.
+const GATHERED: u8 = 4;
+
+/// The children of so many turns are counted, those that were continued last. About 150 bytes each.
+const COUNTED: usize = 4096;
+
+/// So many ids are drawn at most, so a chosen one is harder to guess than one of 122 random bits.
+const DRAWN: usize = 64;
+
+/// How many children turns were given here lately.
+pub(super) struct Placing {
+    children: Mutex<LruCache<ResponseId, u8>>,
+}
+
+impl Placing {
+    pub(super) fn new() -> Self {
+        Self { children: Mutex::new(LruCache::new(COUNTED)) }
+    }
+
+    /// An id for the next child of a turn, whose key is what `key` says.
+    pub(super) fn id_of_child(
+        &self,
+        pool: &Pool,
+        parent: &ResponseId,
+        ids: &dyn IdSource,
+        key: impl Fn(&ResponseId) -> String,
+    ) -> ResponseId {
+        let first = ids.response_id();
+        if !pool.is_clustered() || !self.gathers(parent) {
+            return first;
+        }
+        let slot = |id: &ResponseId| redis_keyslot(key(id).as_bytes());
+        let place = slot(parent);
+        let drawn = std::iter::once(first.clone()).chain(std::iter::repeat_with(|| ids.response_id()));
+        drawn.take(DRAWN).find(|id| pool.have_one_owner(place, slot(id))).unwrap_or(first)
+    }
+
+    /// Whether the next child of a turn lies with it. Counts it.
+    fn gathers(&self, parent: &ResponseId) -> bool {
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        match children.get_mut(parent) {
+            Some(number) => {
+                *number = number.saturating_add(1);
+                *number <= GATHERED
+            }
+            None => {
+                children.insert(parent.clone(), 1);
+                true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_gathers_its_first_children_and_every_turn_counts_its_own() {
+        let placing = Placing::new();
+        let (prompt, other) = (ResponseId::from_bits(1), ResponseId::from_bits(2));
+        let gathered = (0..1000).filter(|_| placing.gathers(&prompt)).count();
+        assert_eq!(gathered, usize::from(GATHERED));
+        assert!(placing.gathers(&other) && !placing.gathers(&prompt));
+    }
+
+    #[test]
+    fn a_turn_that_is_continued_all_the_time_is_not_forgotten_among_others() {
+        let placing = Placing::new();
+        let prompt = ResponseId::from_bits(0);
+        let others = (1..3 * COUNTED as u128).map(ResponseId::from_bits);
+        let gathered = others.filter(|other| placing.gathers(other) && placing.gathers(&prompt)).count();
+        assert_eq!(gathered, usize::from(GATHERED));
+        assert_eq!(placing.children.lock().unwrap().len(), COUNTED);
+    }
+}
