@@ -31,6 +31,7 @@ use responses_router::store::{
     AtRest, ChainLimits, DiskSettings, DiskStore, MemoryBounds, MemoryStore, RecordCodec, RedisStore, ResponseStore,
     redis,
 };
+use responses_router::telemetry::metadata::Keys;
 use responses_router::telemetry::metrics::Metrics;
 use responses_router::telemetry::traces::Traces;
 use responses_router::telemetry::{self, Reporter};
@@ -285,7 +286,8 @@ fn tenancy(tenancy: &config::Tenancy) -> Result<Option<Tenancy>, AnyError> {
 
 fn reporter(telemetry: &Telemetry, metrics: Arc<Metrics>, traces: Traces) -> Reporter {
     let namespace = Some(&telemetry.metadata_namespace).filter(|namespace| !namespace.is_empty());
-    Reporter { metrics, full_ids: telemetry.log_ids == LogIds::Full, metadata_namespace: namespace.cloned(), traces }
+    let metadata = namespace.map(|namespace| (namespace.clone(), Keys::of(&telemetry.metadata_keys)));
+    Reporter { metrics, full_ids: telemetry.log_ids == LogIds::Full, metadata, traces }
 }
 
 fn router(

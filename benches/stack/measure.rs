@@ -163,6 +163,8 @@ pub(crate) async fn case(mock: &Mock, rows: &[Row], case: Case) -> Result<CaseRe
     let mut turns: HashMap<usize, Vec<Vec<f64>>> = HashMap::new();
     for _ in 0..case.rounds {
         for (index, (row, work, result)) in prepared.iter_mut().enumerate() {
+            // The caches are full of what the row before it left there.
+            work.warm_up().run(row).await.map_err(|error| in_row(row, &error))?;
             let (requests, before) = (mock.requests(), row.cpu()?);
             let (seen, by_turn) = work.run(row).await.map_err(|error| in_row(row, &error))?;
             let spent = row.cpu()?.since(before);

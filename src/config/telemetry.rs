@@ -3,11 +3,12 @@
 use std::str::FromStr;
 
 use serde::de::Deserializer;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{Otlp, checked};
+use crate::telemetry::metadata::{Key, Keys};
 
 /// The `telemetry` block.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -24,6 +25,8 @@ pub struct Telemetry {
     /// The namespace of the dynamic metadata that Envoy is sent. Default: `responses_router`; empty sends none.
     #[serde(deserialize_with = "namespace")]
     pub metadata_namespace: String,
+    /// What it says. Default: [`Keys::USUAL`].
+    pub metadata_keys: Vec<Key>,
     /// The models that metrics tell apart by name, 1 to 256 characters each; all others are `other`. Default: none.
     pub metrics_models: Vec<ModelName>,
     /// Where traces go.
@@ -37,6 +40,7 @@ impl Default for Telemetry {
             log_level: "info".to_owned(),
             log_ids: LogIds::default(),
             metadata_namespace: "responses_router".to_owned(),
+            metadata_keys: Keys::USUAL.to_vec(),
             metrics_models: Vec::new(),
             otlp: Otlp::default(),
         }
@@ -78,6 +82,18 @@ impl FromStr for ModelName {
 impl<'de> Deserialize<'de> for ModelName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         checked::parsed(deserializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        checked::parsed(deserializer)
+    }
+}
+
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
 

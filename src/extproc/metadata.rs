@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::telemetry::facts::Facts;
-use crate::telemetry::metadata::{Value, entries};
+use crate::telemetry::metadata::{Keys, Value, entries};
 
 /// Struct.fields, and the key of an entry of this map.
 const FIELDS: u8 = 0x0a;
@@ -19,18 +19,18 @@ const TEXT: u8 = 0x1a;
 const FLAG: u8 = 0x20;
 const STRUCT: u8 = 0x2a;
 
-/// What is known of an exchange, in this namespace.
+/// What is known of an exchange under these keys, in this namespace; empty if that is nothing.
 ///
 /// Lengths stand before what they measure, so each is computed, and nothing is written twice.
-pub(super) fn encode(namespace: &str, facts: &Facts) -> Bytes {
-    let mut fields = Vec::with_capacity(512);
-    entries(facts, |key, value| {
+pub(super) fn encode(namespace: &str, keys: Keys, facts: &Facts) -> Bytes {
+    let mut fields = Vec::with_capacity(256);
+    entries(facts, keys, |key, value| {
         let length = match value {
             Value::Text(text) => delimited_len(text.len()),
             Value::Number(_) => 1 + size_of::<f64>(),
             Value::Flag(_) => 2,
         };
-        entry(&mut fields, key, length);
+        entry(&mut fields, key.as_str(), length);
         match value {
             Value::Text(text) => delimited(&mut fields, TEXT, text.as_bytes()),
             Value::Number(number) => {
@@ -40,6 +40,9 @@ pub(super) fn encode(namespace: &str, facts: &Facts) -> Bytes {
             Value::Flag(flag) => fields.extend_from_slice(&[FLAG, u8::from(flag)]),
         }
     });
+    if fields.is_empty() {
+        return Bytes::new();
+    }
     let mut whole = Vec::with_capacity(fields.len() + namespace.len() + 24);
     entry(&mut whole, namespace, delimited_len(fields.len()));
     delimited(&mut whole, STRUCT, &fields);
@@ -75,8 +78,18 @@ mod tests {
 
     use super::*;
     use crate::extproc::pb::{Kind, Struct};
+    use crate::id::ResponseId;
     use crate::openai::responses::Usage;
     use crate::telemetry::facts::Ending;
+    use crate::telemetry::metadata::Key;
+
+    fn all() -> Keys {
+        Keys::of(Key::ALL)
+    }
+
+    fn usual() -> Keys {
+        Keys::of(Keys::USUAL)
+    }
 
     #[test]
     fn what_is_written_is_a_struct_of_the_namespace() {
@@ -87,9 +100,9 @@ mod tests {
             usage: Some(Usage { input_tokens: 300, ..Usage::default() }),
             ..Facts::default()
         };
-        let mut all = Struct::decode(encode("ours", &facts)).unwrap().fields;
-        let Some(Kind::StructValue(Struct { fields })) = all.remove("ours").unwrap().kind else { panic!("a struct") };
-        assert!(all.is_empty());
+        let mut told = Struct::decode(encode("ours", all(), &facts)).unwrap().fields;
+        let Some(Kind::StructValue(Struct { fields })) = told.remove("ours").unwrap().kind else { panic!("a struct") };
+        assert!(told.is_empty());
         let kind = |key: &str| fields.get(key).and_then(|value| value.kind.clone());
         assert_eq!(kind("route"), Some(Kind::StringValue("create".to_owned())));
         assert_eq!(kind("outcome"), Some(Kind::StringValue("completed".to_owned())));
@@ -100,22 +113,27 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_change_is_told_once() {
-        let keys = |facts: &Facts| {
-            let mut all = Struct::decode(encode("ours", facts)).unwrap().fields;
-            let Some(Kind::StructValue(Struct { fields })) = all.remove("ours").unwrap().kind else {
-                panic!("a struct")
+    fn what_does_not_change_is_told_once_and_the_end_when_it_is_known() {
+        let told = |facts: &Facts, keys: Keys| {
+            let Some(namespace) = Struct::decode(encode("ours", keys, facts)).unwrap().fields.remove("ours") else {
+                return Vec::new();
             };
-            let mut keys: Vec<String> = fields.into_keys().collect();
-            keys.sort();
-            keys
+            let Some(Kind::StructValue(Struct { fields })) = namespace.kind else { panic!("a struct") };
+            let mut told: Vec<String> = fields.into_keys().collect();
+            told.sort();
+            told
         };
         let mut facts = Facts { route: "create", model: Some("m".to_owned()), ..Facts::default() };
-        assert_eq!(keys(&facts), ["model", "outcome", "route", "stream"]);
+        facts.response_id = Some(ResponseId::from_bits(1));
+        assert_eq!(told(&facts, all()), ["model", "response_id", "route", "stream"]);
+        assert_eq!(told(&facts, usual()), ["response_id"]);
         facts.introduced = true;
+        assert_eq!((told(&facts, all()), encode("ours", all(), &facts)), (vec![], Bytes::new()));
         facts.ending = Some(Ending::Completed);
         facts.usage = Some(Usage::default());
         let counts = ["cached_tokens", "input_tokens", "outcome", "output_tokens", "reasoning_tokens", "total_tokens"];
-        assert_eq!(keys(&facts), counts);
+        assert_eq!(told(&facts, all()), counts);
+        assert_eq!(told(&facts, usual()), ["input_tokens", "outcome", "output_tokens"]);
+        assert_eq!(told(&facts, Keys::of(&[Key::TotalTokens])), ["total_tokens"]);
     }
 }

@@ -30,11 +30,16 @@ impl JsonText {
     /// The text that a JSON value is; `None` when it is no string, or none that can be decoded.
     #[must_use]
     pub fn of_raw(raw: &RawValue) -> Option<Self> {
-        let inner = inner(raw)?;
+        Self::is_text(raw).then(|| Self(raw.get().into()))
+    }
+
+    /// Whether a JSON value is a string that can be decoded.
+    #[must_use]
+    pub fn is_text(raw: &RawValue) -> bool {
+        let Some(inner) = inner(raw) else { return false };
         // Only escapes by number can be wrong.
         let by_number = memchr::memmem::find(inner.as_bytes(), b"\\u").is_some();
-        let is_text = !by_number || serde_json::from_str::<Cow<'_, str>>(raw.get()).is_ok();
-        is_text.then(|| Self(raw.get().into()))
+        !by_number || serde_json::from_str::<Cow<'_, str>>(raw.get()).is_ok()
     }
 
     /// Whether there is no text.

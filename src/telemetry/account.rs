@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::facts::Facts;
 use super::log_line;
+use super::metadata::Keys;
 use super::metrics::{Metrics, Phase};
 use super::traces::{self, Kind, Trace, TraceContext, Traces, Value};
 use crate::id::ResponseId;
@@ -21,8 +22,8 @@ pub struct Reporter {
     pub full_ids: bool,
     /// Where spans go.
     pub traces: Traces,
-    /// Where Envoy files what it is told as dynamic metadata; `None` when it is told nothing.
-    pub metadata_namespace: Option<String>,
+    /// Where Envoy files what it is told as dynamic metadata, and what that is; `None` when it is told nothing.
+    pub metadata: Option<(String, Keys)>,
 }
 
 /// A handle of the account of one exchange; clones are of the same account.
@@ -144,15 +145,15 @@ impl Account {
         log_line::shown(id, self.0.reporter.full_ids)
     }
 
-    /// What Envoy is told, made by `encode` of the namespace and the facts until now; `None` when it knows all, or is told
+    /// What Envoy is told, made by `encode` of the namespace, its keys and the facts until now; `None` when it knows all, or is told
     /// nothing.
-    pub fn metadata<T>(&self, encode: impl FnOnce(&str, &Facts) -> T) -> Option<T> {
-        let namespace = self.0.reporter.metadata_namespace.as_deref()?;
+    pub fn metadata<T>(&self, encode: impl FnOnce(&str, Keys, &Facts) -> T) -> Option<T> {
+        let (namespace, keys) = self.0.reporter.metadata.as_ref()?;
         let mut facts = self.0.facts.lock().unwrap_or_else(PoisonError::into_inner);
         if facts.told {
             return None;
         }
-        let encoded = encode(namespace, &facts);
+        let encoded = encode(namespace, *keys, &facts);
         facts.introduced = true;
         Some(encoded)
     }

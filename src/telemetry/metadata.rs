@@ -1,8 +1,9 @@
 //! What Envoy is told of an exchange as dynamic metadata: its access log can print it, its rate limits can count it.
 
+use std::str::FromStr;
 use std::time::Duration;
 
-use super::facts::{Ending, Facts, Stored, UpstreamError};
+use super::facts::{Facts, Stored, UpstreamError};
 
 /// A value of the metadata.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -15,57 +16,171 @@ pub enum Value<'a> {
     Flag(bool),
 }
 
-/// Tells `put` each key that Envoy was not told yet, and its value. What does not apply, or is not known yet, has no key;
-/// Envoy keeps what it was told before, so what an admitted request settles is said once.
-pub fn entries(facts: &Facts, mut put: impl FnMut(&'static str, Value<'_>)) {
-    if !facts.introduced {
-        introduction(facts, &mut put);
+/// Declares the keys with their spelling.
+macro_rules! keys {
+    ($($(#[doc = $doc:literal])+ $name:ident = $spelt:literal,)+) => {
+        /// What can be told of an exchange.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Key {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Key {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// As Envoy and the config have it.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $spelt,)+
+                }
+            }
+        }
+    };
+}
+
+keys! {
+    /// Which operation of the API it was.
+    Route = "route",
+    /// The response's id, whole.
+    ResponseId = "response_id",
+    /// The id of the turn before.
+    PreviousResponseId = "previous_response_id",
+    /// Whose it is: the first eight digits of the digest of the tenant's name.
+    Tenant = "tenant",
+    /// The model, as the client wrote it.
+    Model = "model",
+    /// What of the request was skipped.
+    Lossy = "lossy",
+    /// Whether a stream was asked for.
+    Stream = "stream",
+    /// How many turns came before.
+    ChainLength = "chain_length",
+    /// How it ended; nothing while it goes on.
+    Outcome = "outcome",
+    /// What became of the record.
+    Stored = "stored",
+    /// Why the response is incomplete.
+    Reason = "reason",
+    /// The code of the error that the client got.
+    ErrorCode = "error_code",
+    /// The kind of the upstream's error.
+    UpstreamError = "upstream_error",
+    /// Tokens of the prompt.
+    InputTokens = "input_tokens",
+    /// Tokens of the answer.
+    OutputTokens = "output_tokens",
+    /// Those of the prompt that the upstream had cached.
+    CachedTokens = "cached_tokens",
+    /// Those of the answer that were spent on reasoning.
+    ReasoningTokens = "reasoning_tokens",
+    /// Prompt and answer together.
+    TotalTokens = "total_tokens",
+    /// Milliseconds to the first content of a stream.
+    TtftMs = "ttft_ms",
+    /// Milliseconds waited for the store.
+    StoreMs = "store_ms",
+}
+
+impl FromStr for Key {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let key = Self::ALL.iter().copied().find(|key| key.as_str() == text);
+        key.ok_or_else(|| {
+            let all: Vec<_> = Self::ALL.iter().map(|key| key.as_str()).collect();
+            format!("must be one of {}", all.join(", "))
+        })
     }
+}
+
+/// Which keys Envoy is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keys(u32);
+
+impl Keys {
+    /// Those without which an access log does not tell what happened. Each costs Envoy about a hundredth of what a small
+    /// exchange with a processor costs it (`docs/performance.md`), so what its own log knows, or what follows from others, is
+    /// left to those who ask for it.
+    pub const USUAL: &[Key] = &[
+        Key::ResponseId,
+        Key::Tenant,
+        Key::Lossy,
+        Key::ChainLength,
+        Key::Outcome,
+        Key::Stored,
+        Key::Reason,
+        Key::ErrorCode,
+        Key::UpstreamError,
+        Key::InputTokens,
+        Key::OutputTokens,
+        Key::TtftMs,
+    ];
+
+    /// These.
+    #[must_use]
+    pub fn of(keys: &[Key]) -> Self {
+        Self(keys.iter().fold(0, |all, key| all | 1 << *key as u32))
+    }
+
+    fn has(self, key: Key) -> bool {
+        self.0 & (1 << key as u32) != 0
+    }
+}
+
+/// Tells `put` each of these keys that Envoy was not told yet, and its value. What does not apply, or is not known yet, has
+/// no key; Envoy keeps what it was told before, so what an admitted request settles is said once. Of an exchange that
+/// goes on nothing else is said, and this stays if no more ever is: the client is gone.
+pub fn entries(facts: &Facts, keys: Keys, mut put: impl FnMut(Key, Value<'_>)) {
+    if !facts.introduced {
+        introduction(facts, keys, &mut put);
+    }
+    let Some(ending) = facts.ending else { return };
     let mut text = |key, value: Option<&str>| {
-        if let Some(value) = value {
+        if let Some(value) = value.filter(|_| keys.has(key)) {
             put(key, Value::Text(value));
         }
     };
-    // While it goes on, it has no other word, and this is what stays if it never says one: the client is gone.
-    text("outcome", Some(facts.ending.map_or("in_progress", Ending::as_str)));
-    text("stored", (facts.stored != Stored::NotAsked).then(|| facts.stored.as_str()));
-    text("reason", facts.reason);
-    text("error_code", facts.error_code);
-    text("upstream_error", facts.upstream_error.map(UpstreamError::as_str));
+    text(Key::Outcome, Some(ending.as_str()));
+    text(Key::Stored, (facts.stored != Stored::NotAsked).then(|| facts.stored.as_str()));
+    text(Key::Reason, facts.reason);
+    text(Key::ErrorCode, facts.error_code);
+    text(Key::UpstreamError, facts.upstream_error.map(UpstreamError::as_str));
     let mut number = |key, value: Option<f64>| {
-        if let Some(value) = value {
+        if let Some(value) = value.filter(|_| keys.has(key)) {
             put(key, Value::Number(value));
         }
     };
     if let Some(usage) = facts.usage {
-        number("input_tokens", Some(whole(usage.input_tokens)));
-        number("output_tokens", Some(whole(usage.output_tokens)));
-        number("cached_tokens", Some(whole(usage.input_tokens_details.cached_tokens)));
-        number("reasoning_tokens", Some(whole(usage.output_tokens_details.reasoning_tokens)));
-        number("total_tokens", Some(whole(usage.total_tokens)));
+        number(Key::InputTokens, Some(whole(usage.input_tokens)));
+        number(Key::OutputTokens, Some(whole(usage.output_tokens)));
+        number(Key::CachedTokens, Some(whole(usage.input_tokens_details.cached_tokens)));
+        number(Key::ReasoningTokens, Some(whole(usage.output_tokens_details.reasoning_tokens)));
+        number(Key::TotalTokens, Some(whole(usage.total_tokens)));
     }
-    number("ttft_ms", facts.first_token.map(milliseconds));
-    number("store_ms", (!facts.store_time.is_zero()).then(|| milliseconds(facts.store_time)));
+    number(Key::TtftMs, facts.first_token.map(milliseconds));
+    number(Key::StoreMs, (!facts.store_time.is_zero()).then(|| milliseconds(facts.store_time)));
 }
 
 /// What does not change any more once a request was admitted.
-fn introduction(facts: &Facts, mut put: impl FnMut(&'static str, Value<'_>)) {
+fn introduction(facts: &Facts, keys: Keys, mut put: impl FnMut(Key, Value<'_>)) {
     let mut text = |key, value: Option<&str>| {
-        if let Some(value) = value {
+        if let Some(value) = value.filter(|_| keys.has(key)) {
             put(key, Value::Text(value));
         }
     };
-    text("route", Some(facts.route));
-    text("response_id", facts.response_id.as_ref().map(|id| id.as_str()));
-    text("previous_response_id", facts.previous_response_id.as_ref().map(|id| id.as_str()));
-    text("tenant", facts.tenant.map(|tenant| tenant.short()).as_deref());
-    text("model", facts.model.as_deref());
-    text("lossy", facts.lossy.header().as_deref());
-    if facts.route == "create" {
-        put("stream", Value::Flag(facts.stream));
+    text(Key::Route, Some(facts.route));
+    text(Key::ResponseId, facts.response_id.as_ref().map(|id| id.as_str()));
+    text(Key::PreviousResponseId, facts.previous_response_id.as_ref().map(|id| id.as_str()));
+    text(Key::Tenant, facts.tenant.map(|tenant| tenant.short()).as_deref());
+    text(Key::Model, facts.model.as_deref());
+    text(Key::Lossy, facts.lossy.header().as_deref());
+    if facts.route == "create" && keys.has(Key::Stream) {
+        put(Key::Stream, Value::Flag(facts.stream));
     }
-    if let Some(chain) = facts.chain {
-        put("chain_length", Value::Number(whole(chain.length as u64)));
+    if let Some(chain) = facts.chain.filter(|_| keys.has(Key::ChainLength)) {
+        put(Key::ChainLength, Value::Number(whole(chain.length as u64)));
     }
 }
 

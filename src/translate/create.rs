@@ -282,8 +282,10 @@ fn input_items(members: &Members<'_>, limit: usize) -> Result<Vec<InputItem>, Re
         return Err(RequestError::Missing { param: "input".to_owned() });
     };
     let objects = if input.get().starts_with('"') {
-        // Read for the error alone: what is kept is its exact form.
-        read_raw::<JsonText>("input", input)?;
+        // What is kept is its exact form.
+        if !JsonText::is_text(input) {
+            read_raw::<JsonText>("input", input)?;
+        }
         vec![item::message_from_text(input).map_err(|error| invalid("input", error.to_string()))?]
     } else {
         // Only when that fails the parser, item by item, to tell which one is wrong.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use responses_router::telemetry::metadata::Key;
 use serde_json::{Value, json};
 
 use super::{begin_answer, error_of, finish_stream, id};
@@ -45,10 +46,12 @@ async fn router_line(stack: &Stack, request_id: &str) -> Value {
 }
 
 async fn start() -> impl std::ops::Deref<Target = Stack> {
-    let settings = json!({
-        "telemetry": {"log_format": "json", "metrics_models": ["told-json"]},
-        "server": {"admin_listen": "127.0.0.1:0"},
-    });
+    start_with(json!({"metrics_models": ["told-json"]})).await
+}
+
+async fn start_with(mut telemetry: Value) -> impl std::ops::Deref<Target = Stack> {
+    telemetry["log_format"] = json!("json");
+    let settings = json!({"telemetry": telemetry, "server": {"admin_listen": "127.0.0.1:0"}});
     Stack::start(StackOptions { settings, ..StackOptions::default() }).await
 }
 
@@ -58,7 +61,8 @@ fn numbers<'a>(of: &'a Value, keys: &[&str]) -> Vec<&'a Value> {
 
 #[tokio::test]
 async fn the_access_log_tells_what_the_router_knows_of_each_kind_of_exchange() {
-    let stack = start().await;
+    let keys: Vec<_> = Key::ALL.iter().map(|key| key.as_str()).collect();
+    let stack = start_with(json!({"metrics_models": ["told-json"], "metadata_keys": keys})).await;
 
     stack.upstream.answer("told-json", |_| Answer::completion("Hello."));
     let first =
@@ -116,6 +120,27 @@ async fn the_access_log_tells_what_the_router_knows_of_each_kind_of_exchange() {
 }
 
 #[tokio::test]
+async fn by_default_the_access_log_has_what_envoy_does_not_know_itself() {
+    let stack = start().await;
+    stack.upstream.answer("told-usual", |_| Answer::completion("Hello."));
+    let asked = post("/v1/responses", &json!({"model": "told-usual", "input": "Hi"}));
+    let first = stack.send(with_header(asked, "x-request-id", "usual-1")).await.json().await;
+    let line = access_line(&stack, "usual-1").await;
+    let expected = json!({
+        "response_id": first["id"], "outcome": "completed", "stored": "stored", "input_tokens": 7.0, "output_tokens": 3.0,
+    });
+    assert_eq!((&line["responses"], &line["model"]), (&expected, &json!("told-usual")));
+
+    let body = json!({"model": "told-usual", "input": "Hi", "previous_response_id": id(&first), "stream": true});
+    stack.upstream.answer("told-usual", |_| Answer::words("Hello you there."));
+    finish_stream(stack.send(with_header(post("/v1/responses", &body), "x-request-id", "usual-2")).await.events())
+        .await;
+    let told = told(&stack, "usual-2").await;
+    assert_eq!((&told["chain_length"], told["ttft_ms"].is_number()), (&json!(1.0), true), "{told}");
+    assert_eq!(told.as_object().unwrap().len(), 7, "{told}");
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_in_mid_stream_is_told_of_in_both_logs_and_in_the_metrics() {
     let stack = start().await;
     let mut turns = stack.upstream.play("told-gone");
@@ -131,7 +156,7 @@ async fn a_client_that_leaves_in_mid_stream_is_told_of_in_both_logs_and_in_the_m
 
     // Envoy has only what was known when the request went up: a client that is gone is nobody's to be told.
     let told = told(&stack, "gone-1").await;
-    assert_eq!((&told["outcome"], &told["response_id"]), (&json!("in_progress"), &created["response"]["id"]));
+    assert_eq!(told, json!({"response_id": created["response"]["id"]}));
     let line = router_line(&stack, "gone-1").await;
     assert_eq!((&line["outcome"], &line["stored"]), (&json!("client_gone"), &json!("in_background")));
     let terminal = "responses_router_stream_terminal_total{outcome=\"client_gone\"}";

@@ -11,6 +11,7 @@ use responses_router::extproc::route::Routes;
 use responses_router::id::CountingIds;
 use responses_router::store::{ChainLimits, MemoryBounds, MemoryStore};
 use responses_router::telemetry::Reporter;
+use responses_router::telemetry::metadata::{Key, Keys};
 use responses_router::translate::Settings;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +40,8 @@ impl Reported {
 
     /// One whose exchanges take no longer than that.
     async fn start_bounded(exchange: Duration) -> Self {
-        let reporter = Arc::new(Reporter { metadata_namespace: Some("ours".to_owned()), ..Reporter::default() });
+        let reporter =
+            Arc::new(Reporter { metadata: Some(("ours".to_owned(), Keys::of(Key::ALL))), ..Reporter::default() });
         let bounds = MemoryBounds {
             max_entries: NonZeroU64::new(100).unwrap(),
             max_bytes: 1 << 20,

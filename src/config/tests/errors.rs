@@ -181,6 +181,10 @@ fn value_out_of_bounds_names_its_line_and_column() {
             "c.yaml:1:33: telemetry.metadata_namespace: must be at most 128 letters, digits",
         ),
         (
+            "telemetry: {metadata_keys: [outcome, color]}",
+            "c.yaml:1:38: telemetry.metadata_keys[1]: must be one of route, response_id, previous_response_id, tenant, ",
+        ),
+        (
             "telemetry: {metrics_models: [m, '']}",
             "c.yaml:1:33: telemetry.metrics_models[1]: must be the name of a model, 1 to 256 characters",
         ),
