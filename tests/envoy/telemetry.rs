@@ -127,16 +127,16 @@ async fn by_default_the_access_log_has_what_envoy_does_not_know_itself() {
     let first = stack.send(with_header(asked, "x-request-id", "usual-1")).await.json().await;
     let line = access_line(&stack, "usual-1").await;
     let expected = json!({
-        "response_id": first["id"], "outcome": "completed", "stored": "stored", "input_tokens": 7.0, "output_tokens": 3.0,
+        "response_id": first["id"], "outcome": "completed", "stored": "stored", "input_tokens": 7, "output_tokens": 3,
     });
     assert_eq!((&line["responses"], &line["model"]), (&expected, &json!("told-usual")));
 
-    let body = json!({"model": "told-usual", "input": "Hi", "previous_response_id": id(&first), "stream": true});
-    stack.upstream.answer("told-usual", |_| Answer::words("Hello you there."));
+    let body = json!({"model": "told-usual-sse", "input": "Hi", "previous_response_id": id(&first), "stream": true});
+    stack.upstream.answer("told-usual-sse", |_| Answer::words("Hello you there."));
     finish_stream(stack.send(with_header(post("/v1/responses", &body), "x-request-id", "usual-2")).await.events())
         .await;
     let told = told(&stack, "usual-2").await;
-    assert_eq!((&told["chain_length"], told["ttft_ms"].is_number()), (&json!(1.0), true), "{told}");
+    assert_eq!((&told["chain_length"], told["ttft_ms"].is_number()), (&json!(1), true), "{told}");
     assert_eq!(told.as_object().unwrap().len(), 7, "{told}");
 }
 
