@@ -1,9 +1,12 @@
 //! The processes that are measured: started on free ports, looked at through /proc, ended with the run.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,9 +14,6 @@ use crate::Failure;
 
 /// How long a process may take until it listens.
 const START: Duration = Duration::from_secs(30);
-
-/// The unit of `utime` and `stime`: USER_HZ, which is 100 wherever Linux runs.
-const TICK: Duration = Duration::from_millis(10);
 
 /// Where a run's files are: logs, configs, the disk store, Redis' directories. Removed after a run that went well.
 pub(crate) struct RunDirectory(PathBuf);
@@ -52,6 +52,7 @@ pub(crate) struct Process {
     name: String,
     child: Child,
     log: PathBuf,
+    used: Used,
 }
 
 impl Process {
@@ -64,7 +65,7 @@ impl Process {
         let child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn();
         let child = child.map_err(|error| format!("{name}: {}: {error}", command.get_program().display()))?;
         eprintln!("bench: {name} is process {}", child.id());
-        Ok(Self { name, child, log })
+        Ok(Self { name, child, log, used: Used::default() })
     }
 
     /// Waits until the process listens.
@@ -84,7 +85,7 @@ impl Process {
 
     /// Processor time that all of its threads have used.
     pub(crate) fn cpu(&self) -> Result<Duration, Failure> {
-        cpu_of(&self.child.id().to_string())
+        self.used.by(&self.child.id().to_string())
     }
 
     /// Resident memory in KiB.
@@ -104,24 +105,26 @@ impl Drop for Process {
     }
 }
 
-/// Processor time of a process, by its id or `self`.
+/// What each thread of a process has used, in nanoseconds, those that have ended included.
 ///
-/// From the scheduler, in nanoseconds, of the threads that are there; those that ended are only in `utime` and `stime`,
-/// which come in ticks of 10 ms rounded down. So the larger is the nearer.
-pub(crate) fn cpu_of(process: &str) -> Result<Duration, Failure> {
-    let mut nanoseconds = 0;
-    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
-        // A thread may end while it is looked at.
-        let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
-        let used = text.split(' ').next().and_then(|used| used.parse::<u64>().ok());
-        nanoseconds += used.ok_or("/proc/<pid>/task/<tid>/schedstat is not as expected")?;
+/// The scheduler tells it of the threads that are there. The process' own sum (`utime` and `stime`) has all that ever were, but
+/// comes in ticks of 10 ms, half of what a round may take. So what a thread had used when it was seen last counts on.
+#[derive(Debug, Default)]
+pub(crate) struct Used(Mutex<HashMap<OsString, u64>>);
+
+impl Used {
+    /// Looks at the threads of a process, by its id or `self`; what all have used.
+    pub(crate) fn by(&self, process: &str) -> Result<Duration, Failure> {
+        let mut threads = self.0.lock().map_err(|_| "a panic while processes were looked at")?;
+        for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+            let thread = thread?;
+            // A thread may end while it is looked at.
+            let Ok(text) = fs::read_to_string(thread.path().join("schedstat")) else { continue };
+            let used = text.split(' ').next().and_then(|used| used.parse::<u64>().ok());
+            threads.insert(thread.file_name(), used.ok_or("/proc/<pid>/task/<tid>/schedstat is not as expected")?);
+        }
+        Ok(Duration::from_nanos(threads.values().sum()))
     }
-    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
-    // The fields after the name, which may hold anything: state is the first, utime and stime are the 12th and 13th.
-    let mut fields = stat.rsplit_once(')').ok_or("/proc/<pid>/stat has no name")?.1.split_whitespace().skip(11);
-    let mut ticks = || fields.next().and_then(|field| field.parse::<u32>().ok()).ok_or("/proc/<pid>/stat has no utime");
-    let ticks = ticks()?.saturating_add(ticks()?);
-    Ok(Duration::from_nanos(nanoseconds).max(TICK * ticks))
 }
 
 /// Where a router keeps responses.

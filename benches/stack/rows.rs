@@ -2,6 +2,7 @@
 //! pays for what another left behind.
 
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -9,8 +10,11 @@ use serde::Serialize;
 
 use crate::Failure;
 use crate::conversation::Api;
-use crate::processes::{self, Process, RunDirectory, Store};
+use crate::processes::{self, Process, RunDirectory, Store, Used};
 use crate::redis;
+
+/// What this process itself has used.
+static HARNESS: LazyLock<Used> = LazyLock::new(Used::default);
 
 /// A way from the client to the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
@@ -150,7 +154,7 @@ impl Row {
             envoy: sum(&self.envoys)?,
             processor: sum(&self.processors)?,
             redis: sum(&self.redis)?,
-            harness: processes::cpu_of("self")?,
+            harness: HARNESS.by("self")?,
         })
     }
 
