@@ -314,7 +314,7 @@ fn router(
         admission: Arc::new(Admission::new(limits.max_live_exchanges, limits.max_buffered_bytes)),
         reporter: Arc::new(reporter(telemetry, metrics, traces)),
         policy: Policy {
-            chat_path: format!("{}{}", response_api.path_prefix, upstream.chat_path),
+            chat_path: format!("{}{}", response_api.path_prefix, upstream.chat_path).into(),
             clear_route_cache: upstream.clear_route_cache,
             max_request_bytes: limits.max_request_bytes,
             max_answer_bytes: limits.max_answer_bytes,

@@ -205,7 +205,7 @@ async fn whole(
     } else {
         let body = match &kept {
             // What is sent is what was stored, and needs no second serialising.
-            Some(record) => Bytes::copy_from_slice(record.response.get().as_bytes()),
+            Some(record) => Bytes::from_owner(ResponseOf(Arc::clone(record))),
             None => match finished.response() {
                 Ok(response) => Bytes::copy_from_slice(response.get().as_bytes()),
                 Err(_) => return Err(ExchangeError::Internal("the response did not serialise")),
@@ -218,6 +218,15 @@ async fn whole(
     envoy.account().note(|facts| facts.status = Some(200));
     envoy.send(Reply::response_headers(mutation.status_where_other(head.status, 200))).await;
     Ok(end_with(envoy, body, ended_by).await)
+}
+
+/// The response of a record, as the bytes that it has.
+struct ResponseOf(Arc<Record>);
+
+impl AsRef<[u8]> for ResponseOf {
+    fn as_ref(&self) -> &[u8] {
+        self.0.response.get().as_bytes()
+    }
 }
 
 /// Streams the answer as it comes.
@@ -501,14 +510,14 @@ fn normalised(head: &ResponseHead, body: Bytes) -> WireError {
 }
 
 /// The headers of an upstream's error that clients act on.
-fn kept_of_error(headers: &Headers) -> Vec<(String, Bytes)> {
-    let acted_on =
-        |name: &str| name.starts_with("retry-after") || name.starts_with("x-ratelimit-") || name == "x-request-id";
-    headers
-        .iter()
-        .filter(|(name, _)| acted_on(&name.to_ascii_lowercase()))
-        .map(|(name, value)| (name.to_owned(), Bytes::copy_from_slice(value)))
-        .collect()
+fn kept_of_error(headers: &Headers) -> Vec<(Bytes, Bytes)> {
+    let acted_on = |name: &[u8]| {
+        let name = name.to_ascii_lowercase();
+        name.starts_with(b"retry-after") || name.starts_with(b"x-ratelimit-") || name == b"x-request-id"
+    };
+    // Copies, since they are kept while the error's body is read, and the connection's buffer must not be.
+    let kept = headers.iter().filter(|(name, _)| acted_on(name));
+    kept.map(|(name, value)| (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value))).collect()
 }
 
 /// The headers that every translated answer gets.
@@ -528,22 +537,20 @@ fn stream_headers(mutation: HeaderMutation, upstream: &Headers) -> HeaderMutatio
     )
 }
 
+/// What describes a body, and is wrong of another.
+const DESCRIBE_THE_BODY: [&str; 9] = [
+    "content-length",
+    "content-encoding",
+    "content-md5",
+    "content-digest",
+    "repr-digest",
+    "digest",
+    "etag",
+    "last-modified",
+    "accept-ranges",
+];
+
 /// A mutation that takes away what described the upstream's body, which is not sent on.
 fn without_body_description(headers: &Headers) -> HeaderMutation {
-    let describes_the_body = |name: &str| {
-        matches!(
-            name,
-            "content-length"
-                | "content-encoding"
-                | "content-md5"
-                | "content-digest"
-                | "repr-digest"
-                | "digest"
-                | "etag"
-                | "last-modified"
-                | "accept-ranges"
-        )
-    };
-    let names = headers.iter().map(|(name, _)| name.to_ascii_lowercase());
-    names.filter(|name| describes_the_body(name)).fold(HeaderMutation::new(), HeaderMutation::remove)
+    DESCRIBE_THE_BODY.iter().fold(HeaderMutation::new(), |mutation, name| mutation.remove_where_present(headers, name))
 }

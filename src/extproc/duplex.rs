@@ -1,8 +1,8 @@
 //! One exchange as a future that lives inside its reply stream.
 //!
 //! hyper polls `Replies`, the body of the call's response, for messages to Envoy; that polls the exchange, which reads
-//! Envoy's messages and hands over its own through a slot that holds one. No task and no channel per exchange: in the
-//! prototype that was a sixth of the processor's CPU.
+//! Envoy's messages and hands over its own through a slot that holds what leaves next. No task and no channel per
+//! exchange: in the prototype that was a sixth of the processor's CPU.
 //!
 //! ```text
 //!   Envoy ──ProcessingRequest──▶ Envoy::next ─▶ exchange ─▶ Envoy::send ─▶ Slot ─▶ Replies ──ProcessingResponse──▶ Envoy
@@ -244,7 +244,7 @@ impl Envoy {
     /// Hands a message over to Envoy. Waits while the one before it has not left.
     pub async fn send(&mut self, reply: Reply) {
         self.account.sent(reply.phase());
-        self.slot.put(reply.0).await;
+        self.slot.put(&reply.0).await;
     }
 
     /// Hands over a message together with what is known of the exchange by now.
@@ -264,7 +264,7 @@ impl Envoy {
     pub async fn finish(self, reply: LastReply) -> Finished {
         self.account.sent(reply.phase());
         let message = self.described(reply.0);
-        self.slot.put(message).await;
+        self.slot.put(&message).await;
         self.account.told();
         Finished(())
     }
@@ -311,7 +311,7 @@ where
         tracing::info_span!("exchange", request_id = field::Empty, route = field::Empty, response_id = field::Empty);
     let run = run(inbound, Arc::clone(&slot), account, exchange);
     let run = AssertUnwindSafe(run).catch_unwind().instrument(span.clone());
-    Replies { slot, outgoing: Outgoing::default(), span, state: State::Running(Box::pin(run)) }
+    Replies { slot, span, state: State::Running(Box::pin(run)) }
 }
 
 async fn run<X, F>(inbound: Messages, slot: Arc<Slot>, account: Account, exchange: X) -> Result<Finished, ExchangeError>
@@ -359,7 +359,6 @@ type Outcome = Result<Result<Finished, ExchangeError>, Box<dyn std::any::Any + S
 /// What an exchange sends to Envoy; polling it drives the exchange, dropping it drops the exchange.
 pub struct Replies {
     slot: Arc<Slot>,
-    outgoing: Outgoing,
     span: Span,
     state: State,
 }
@@ -367,7 +366,7 @@ pub struct Replies {
 /// ```text
 /// Running ──Finished, error or panic──▶ Over ──status sent──▶ Told
 /// ```
-/// A message left in the slot goes out before the status.
+/// What is left in the slot goes out before the status.
 enum State {
     Running(Pin<Box<dyn Future<Output = Outcome> + Send>>),
     Over(Status),
@@ -398,21 +397,18 @@ impl Replies {
     /// and Envoy is woken once for both.
     pub(super) fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.drive(cx);
-        let silent = self.outgoing.is_empty() && matches!(self.state, State::Running(_));
+        let silent = self.slot.lock().outgoing.is_empty() && matches!(self.state, State::Running(_));
         if silent { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Drives the exchange as far as there is room for its messages.
     fn drive(&mut self, cx: &mut Context<'_>) {
-        while !self.outgoing.is_full() {
-            let message = self.slot.take().or_else(|| {
-                self.poll_exchange(cx);
-                self.slot.take()
-            });
-            let Some(message) = message else { break };
-            if let Err(status) = self.outgoing.push(&message) {
-                self.state = State::Over(status);
-            }
+        if self.slot.lock().outgoing.is_full() {
+            return;
+        }
+        self.poll_exchange(cx);
+        if let Some(status) = self.slot.lock().failed.take() {
+            self.state = State::Over(status);
         }
     }
 }
@@ -425,7 +421,7 @@ impl Body for Replies {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = self.get_mut();
         this.drive(cx);
-        if let Some(piece) = this.outgoing.take() {
+        if let Some(piece) = this.slot.take() {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
         match std::mem::replace(&mut this.state, State::Told) {
@@ -448,7 +444,7 @@ impl Body for Replies {
 
 impl std::fmt::Debug for Replies {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Replies").field("outgoing", &self.outgoing).finish_non_exhaustive()
+        f.debug_struct("Replies").field("slot", &self.slot).finish_non_exhaustive()
     }
 }
 
@@ -466,42 +462,47 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
 }
 
-/// The hand-over between an exchange and its stream: one message, and who waits for it to leave.
+/// The hand-over between an exchange and its stream.
 #[derive(Debug, Default)]
 struct Slot(Mutex<Handover>);
 
 #[derive(Debug, Default)]
 struct Handover {
-    message: Option<ProcessingResponse>,
-    /// Both sides are polled by one task, so waking matters only to combinators inside the exchange that poll just
-    /// those of their futures that were woken.
+    outgoing: Outgoing,
+    /// Why a message could not be encoded. The exchange, which waits for room for it, is dropped then.
+    failed: Option<Status>,
+    /// Who waits for room. Both sides are polled by one task, so waking matters only to combinators inside the exchange
+    /// that poll just those of their futures that were woken.
     sender: Option<Waker>,
 }
 
 impl Slot {
-    async fn put(&self, message: ProcessingResponse) {
-        let mut message = Some(message);
+    /// Encodes a message where it leaves, as soon as there is room.
+    async fn put(&self, message: &ProcessingResponse) {
         std::future::poll_fn(|cx| {
             let mut handover = self.lock();
-            if handover.message.is_some() {
-                handover.sender = Some(cx.waker().clone());
-                return Poll::Pending;
+            if !handover.outgoing.is_full() && handover.failed.is_none() {
+                match handover.outgoing.push(message) {
+                    Ok(()) => return Poll::Ready(()),
+                    Err(status) => handover.failed = Some(status),
+                }
             }
-            handover.message = message.take();
-            Poll::Ready(())
+            handover.sender = Some(cx.waker().clone());
+            Poll::Pending
         })
         .await;
     }
 
-    fn take(&self) -> Option<ProcessingResponse> {
+    /// The next piece to leave.
+    fn take(&self) -> Option<Bytes> {
         let mut handover = self.lock();
-        let message = handover.message.take()?;
+        let piece = handover.outgoing.take()?;
         let sender = handover.sender.take();
         drop(handover);
         if let Some(sender) = sender {
             sender.wake();
         }
-        Some(message)
+        Some(piece)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Handover> {

@@ -73,7 +73,7 @@ pub struct Router {
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// The upstream path, prefix included.
-    pub chat_path: String,
+    pub chat_path: Bytes,
     /// Whether Envoy chooses the route anew by the new path.
     pub clear_route_cache: bool,
     /// The most bytes of a request body, before and after decoding.
@@ -479,7 +479,7 @@ mod tests {
     fn a_body_has_its_grace_then_its_pace_and_never_more_than_its_time() {
         let chain = ChainLimits { max_depth: 1, max_bytes: 1, longest_turn: Duration::ZERO };
         let mut policy = Policy {
-            chat_path: String::new(),
+            chat_path: Bytes::new(),
             clear_route_cache: true,
             max_request_bytes: 1,
             max_answer_bytes: 1,

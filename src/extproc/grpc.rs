@@ -16,8 +16,8 @@ use prost::Message;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use super::large_body::Around;
 use super::pb::ProcessingResponse;
+use super::streamed_body::StreamedBody;
 
 /// What stands before each message, in bytes.
 const PREFIX_BYTES: usize = 5;
@@ -211,20 +211,29 @@ impl Outgoing {
     /// # Errors
     /// When it is longer than gRPC can say.
     pub(super) fn push(&mut self, message: &ProcessingResponse) -> Result<(), Status> {
-        let around = Around::of(message);
-        let bytes = around.as_ref().map_or_else(|| message.encoded_len(), Around::len);
+        let streamed = StreamedBody::of(message);
+        let bytes = streamed.as_ref().map_or_else(|| message.encoded_len(), StreamedBody::len);
         let length = u32::try_from(bytes).map_err(|_| Status::resource_exhausted("a message longer than 4 GiB"))?;
-        self.data.reserve(PREFIX_BYTES + around.as_ref().map_or(bytes, |around| around.head.len()));
+        let here = match &streamed {
+            Some(streamed) if streamed.is_large() => streamed.head_len(),
+            _ => bytes,
+        };
+        self.data.reserve(PREFIX_BYTES + here);
         self.data.put_u8(0);
         self.data.put_u32(length);
-        match around {
-            Some(Around { head, body, tail }) => {
-                self.data.put(head);
-                self.large = Some((body, tail));
-                Ok(())
-            }
-            None => message.encode(&mut self.data).map_err(|error| Status::internal(error.to_string())),
+        let Some(streamed) = streamed else {
+            return message.encode(&mut self.data).map_err(|error| Status::internal(error.to_string()));
+        };
+        streamed.put_head(&mut self.data);
+        if streamed.is_large() {
+            let mut tail = BytesMut::with_capacity(streamed.tail_len());
+            streamed.put_tail(&mut tail);
+            self.large = Some((streamed.body.clone(), tail));
+        } else {
+            self.data.put_slice(streamed.body);
+            streamed.put_tail(&mut self.data);
         }
+        Ok(())
     }
 
     /// The next piece, if there is any.

@@ -19,7 +19,7 @@ impl Headers {
     /// The value of the first header of this name, whatever its case.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.named(name).next().map(value)
     }
 
     /// The value of the first header of this name when it is UTF-8; others count as absent.
@@ -30,20 +30,25 @@ impl Headers {
 
     /// The values of all headers of this name.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.named(name).map(value)
     }
 
     /// All headers, name and value.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.0.iter().map(|header| {
-            // The protocol has both; Envoy 1.40 fills `raw_value`.
-            let value = if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value };
-            (header.key.as_str(), value)
-        })
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.0.iter().map(|header| (&*header.key, value(header)))
+    }
+
+    fn named<'a, 'n>(&'a self, name: &'n str) -> impl Iterator<Item = &'a core::HeaderValue> + use<'a, 'n> {
+        self.0.iter().filter(move |header| header.key.eq_ignore_ascii_case(name.as_bytes()))
     }
 }
 
-impl<N: Into<String>, V: Into<Bytes>> FromIterator<(N, V)> for Headers {
+/// The protocol has two; Envoy 1.40 fills `raw_value`.
+fn value(header: &core::HeaderValue) -> &[u8] {
+    if header.raw_value.is_empty() { &header.value } else { &header.raw_value }
+}
+
+impl<N: Into<Bytes>, V: Into<Bytes>> FromIterator<(N, V)> for Headers {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
         Self(pairs.into_iter().map(|(name, value)| header(name, value)).collect())
     }
@@ -56,8 +61,8 @@ impl<N: Into<String>, V: Into<Bytes>> FromIterator<(N, V)> for Headers {
 /// content-length itself unless `allow_content_length_header` is set; never rely on it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct HeaderMutation {
-    set: Vec<core::HeaderValue>,
-    remove: Vec<String>,
+    set: Vec<core::HeaderValueOption>,
+    remove: Vec<Bytes>,
 }
 
 impl HeaderMutation {
@@ -69,16 +74,21 @@ impl HeaderMutation {
 
     /// Adds a header, or overwrites all of its values; it needs no removal then.
     #[must_use]
-    pub fn set(mut self, name: impl Into<String>, value: impl Into<Bytes>) -> Self {
+    pub fn set(mut self, name: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
         let header = header(name, value);
         self.remove.retain(|removed| *removed != header.key);
-        self.set.push(header);
+        self.set.push(core::HeaderValueOption {
+            // Envoy drops a header that is set to nothing, unless told not to.
+            keep_empty_value: header.raw_value.is_empty(),
+            header: Some(header),
+            append_action: core::header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+        });
         self
     }
 
     /// Removes a header; removing what is not there is no error.
     #[must_use]
-    pub fn remove(mut self, name: impl Into<String>) -> Self {
+    pub fn remove(mut self, name: impl Into<Bytes>) -> Self {
         self.remove.push(name.into());
         self
     }
@@ -88,13 +98,15 @@ impl HeaderMutation {
     pub fn set_where_other(self, sent: &Headers, name: &'static str, value: &'static str) -> Self {
         let mut values = sent.all(name);
         let same = values.next() == Some(value.as_bytes()) && values.next().is_none();
-        if same { self } else { self.set(name, Bytes::from_static(value.as_bytes())) }
+        if same { self } else { self.set(name, value) }
     }
 
     /// Removes a header if it is there.
     #[must_use]
     pub fn remove_where_present(self, sent: &Headers, name: &str) -> Self {
-        if sent.get(name).is_some() { self.remove(name) } else { self }
+        // Under the name that was sent, which has its bytes already.
+        let present = sent.named(name).next().map(|header| header.key.clone());
+        present.into_iter().fold(self, Self::remove)
     }
 
     /// Sets `:status`, which works in every reply to response headers, even a late one.
@@ -111,29 +123,18 @@ impl HeaderMutation {
 
     /// As a change of the headers that Envoy holds.
     pub(super) fn into_mutation(self) -> Option<pb::HeaderMutation> {
-        if self.set.is_empty() && self.remove.is_empty() {
-            return None;
-        }
-        let overwrite = |header: core::HeaderValue| core::HeaderValueOption {
-            // Envoy drops a header that is set to nothing, unless told not to.
-            keep_empty_value: header.raw_value.is_empty(),
-            header: Some(header),
-            append_action: core::header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
-        };
-        Some(pb::HeaderMutation {
-            set_headers: self.set.into_iter().map(overwrite).collect(),
-            remove_headers: self.remove,
-        })
+        let changes = !self.set.is_empty() || !self.remove.is_empty();
+        changes.then_some(pb::HeaderMutation { set_headers: self.set, remove_headers: self.remove })
     }
 
     /// As a list of its own, for an answer that starts from nothing.
     pub(super) fn into_map(self) -> core::HeaderMap {
-        core::HeaderMap { headers: self.set }
+        core::HeaderMap { headers: self.set.into_iter().filter_map(|set| set.header).collect() }
     }
 }
 
-fn header(name: impl Into<String>, value: impl Into<Bytes>) -> core::HeaderValue {
-    core::HeaderValue { key: name.into(), value: String::new(), raw_value: value.into() }
+fn header(name: impl Into<Bytes>, value: impl Into<Bytes>) -> core::HeaderValue {
+    core::HeaderValue { key: name.into(), value: Bytes::new(), raw_value: value.into() }
 }
 
 #[cfg(test)]
@@ -170,10 +171,13 @@ mod tests {
             .set_where_other(&twice, "content-type", "application/json")
             .set_where_other(&sent, "cache-control", "no-cache")
             .remove_where_present(&sent, "content-length");
-        let names: Vec<_> = mutation.set.iter().map(|header| &*header.key).collect();
-        assert_eq!(names, [":status", "content-type", "cache-control"]);
+        let names = |mutation: &HeaderMutation| {
+            let set = mutation.set.iter().map(|set| set.header.clone().unwrap().key);
+            set.collect::<Vec<_>>()
+        };
+        assert_eq!(names(&mutation), [":status", "content-type", "cache-control"]);
         assert_eq!(mutation.remove, ["content-length"]);
-        assert_eq!(mutation.set("content-length", "7").remove, [""; 0]);
+        assert!(mutation.set("content-length", "7").remove.is_empty());
     }
 
     #[test]
@@ -182,7 +186,7 @@ mod tests {
         let [status, empty] = &mutation.set_headers[..] else { panic!("{mutation:?}") };
         assert_eq!(status.append_action, 2);
         let header = status.header.clone().unwrap();
-        assert_eq!((&*header.key, &*header.value, &*header.raw_value), (":status", "", &b"429"[..]));
+        assert_eq!((&*header.key, &*header.value, &*header.raw_value), (&b":status"[..], &b""[..], &b"429"[..]));
         assert!(empty.keep_empty_value && !status.keep_empty_value);
         assert_eq!(mutation.remove_headers, ["etag"]);
     }

@@ -57,7 +57,7 @@ impl LocalAnswer {
 
     /// The same answer with further headers, like those kept of an upstream's error.
     #[must_use]
-    pub fn with_headers(mut self, headers: impl IntoIterator<Item = (String, Bytes)>) -> Self {
+    pub fn with_headers(mut self, headers: impl IntoIterator<Item = (Bytes, Bytes)>) -> Self {
         for (name, value) in headers {
             self.headers = self.headers.set(name, value);
         }

@@ -146,13 +146,13 @@ impl Metadata {
     /// Metadata with these encoded structs.
     #[cfg(test)]
     pub(super) fn of(namespaces: impl IntoIterator<Item = (String, Bytes)>) -> Self {
-        Self(namespaces.into_iter().map(|(key, value)| pb::core::Filed { key, value }).collect())
+        Self(namespaces.into_iter().map(|(key, value)| pb::core::Filed { key: key.into(), value }).collect())
     }
 }
 
 /// What is filed under a key; of an entry that stands twice in a map the last counts.
 fn filed(entries: &[pb::core::Filed], key: &str) -> Option<Bytes> {
-    entries.iter().rfind(|entry| entry.key == key).map(|entry| entry.value.clone())
+    entries.iter().rfind(|entry| entry.key == key.as_bytes()).map(|entry| entry.value.clone())
 }
 
 /// A message that does not say what HTTP needs. Envoy does not send such.
@@ -450,8 +450,8 @@ mod tests {
 
     #[test]
     fn a_path_that_is_not_utf8_stays_a_path_that_is_unknown() {
-        let header = |key: &str, value: &'static [u8]| pb::core::HeaderValue {
-            key: key.to_owned(),
+        let header = |key: &'static str, value: &'static [u8]| pb::core::HeaderValue {
+            key: key.into(),
             raw_value: Bytes::from_static(value),
             ..Default::default()
         };

@@ -23,35 +23,44 @@ const STRUCT: u8 = 0x2a;
 ///
 /// Lengths stand before what they measure, so each is computed, and nothing is written twice.
 pub(super) fn encode(namespace: &str, keys: Keys, facts: &Facts) -> Bytes {
-    let mut fields = Vec::with_capacity(256);
-    entries(facts, keys, |key, value| {
-        let length = match value {
-            Value::Text(text) => delimited_len(text.len()),
-            Value::Number(_) => 1 + size_of::<f64>(),
-            Value::Flag(_) => 2,
-        };
-        entry(&mut fields, key.as_str(), length);
-        match value {
-            Value::Text(text) => delimited(&mut fields, TEXT, text.as_bytes()),
-            Value::Number(number) => {
-                fields.push(NUMBER);
-                fields.extend_from_slice(&number.to_le_bytes());
-            }
-            Value::Flag(flag) => fields.extend_from_slice(&[FLAG, u8::from(flag)]),
-        }
-    });
-    if fields.is_empty() {
+    let mut length = 0;
+    entries(facts, keys, |key, value| length += delimited_len(entry_len(key.as_str(), value_len(value))));
+    if length == 0 {
         return Bytes::new();
     }
-    let mut whole = Vec::with_capacity(fields.len() + namespace.len() + 24);
-    entry(&mut whole, namespace, delimited_len(fields.len()));
-    delimited(&mut whole, STRUCT, &fields);
-    whole.into()
+    let mut out = Vec::with_capacity(delimited_len(entry_len(namespace, delimited_len(length))));
+    entry(&mut out, namespace, delimited_len(length));
+    begin(&mut out, STRUCT, length);
+    entries(facts, keys, |key, value| {
+        entry(&mut out, key.as_str(), value_len(value));
+        match value {
+            Value::Text(text) => delimited(&mut out, TEXT, text.as_bytes()),
+            Value::Number(number) => {
+                out.push(NUMBER);
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+            Value::Flag(flag) => out.extend_from_slice(&[FLAG, u8::from(flag)]),
+        }
+    });
+    out.into()
+}
+
+fn value_len(value: Value<'_>) -> usize {
+    match value {
+        Value::Text(text) => delimited_len(text.len()),
+        Value::Number(_) => 1 + size_of::<f64>(),
+        Value::Flag(_) => 2,
+    }
+}
+
+/// What an entry of a Struct's map contains, without its own tag and length.
+fn entry_len(key: &str, value_len: usize) -> usize {
+    delimited_len(key.len()) + delimited_len(value_len)
 }
 
 /// An entry of a Struct's map, but for its value of so many bytes, which the caller writes.
 fn entry(out: &mut Vec<u8>, key: &str, value_len: usize) {
-    begin(out, FIELDS, delimited_len(key.len()) + delimited_len(value_len));
+    begin(out, FIELDS, entry_len(key, value_len));
     delimited(out, KEY, key.as_bytes());
     begin(out, VALUE, value_len);
 }

@@ -11,7 +11,6 @@ pub mod exchange;
 mod grpc;
 pub mod headers;
 pub mod keeping;
-mod large_body;
 pub mod local;
 pub mod message;
 mod metadata;
@@ -19,6 +18,7 @@ pub(crate) mod pb;
 pub mod random_ids;
 pub mod refusal;
 pub mod route;
+mod streamed_body;
 pub mod tenancy;
 
 use std::future::Future;

@@ -63,7 +63,7 @@ impl Reported {
             reporter: Arc::clone(&reporter),
             admission: Arc::new(Admission::new(100, 1 << 20)),
             policy: Policy {
-                chat_path: "/v1/chat/completions".to_owned(),
+                chat_path: "/v1/chat/completions".into(),
                 clear_route_cache: true,
                 max_request_bytes: 1 << 16,
                 max_answer_bytes: 1 << 20,

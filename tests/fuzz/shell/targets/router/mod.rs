@@ -37,7 +37,7 @@ pub(crate) fn router(settings: Settings, choices: u8, tasks: &TaskTracker, grace
         // One exchange at a time needs one seat; a second one is refused.
         admission: Arc::new(Admission::new(1, if choices & 64 == 0 { 1 << 20 } else { 512 })),
         policy: Policy {
-            chat_path: "/v1/chat/completions".to_owned(),
+            chat_path: "/v1/chat/completions".into(),
             clear_route_cache: true,
             max_request_bytes: 2048,
             max_answer_bytes: 2048,
