@@ -90,7 +90,7 @@ impl ResponseId {
     #[must_use]
     pub fn item(&self, prefix: ItemPrefix, ordinal: usize) -> String {
         let digits = self.0.strip_prefix(RESPONSE_PREFIX).unwrap_or(&self.0);
-        format!("{}_{digits}_{ordinal}", prefix.as_str())
+        [prefix.as_str(), "_", digits, "_", &ordinal.to_string()].concat()
     }
 }
 

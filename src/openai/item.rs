@@ -6,6 +6,7 @@
 
 use std::fmt::Display;
 
+use serde::ser::SerializeMap as _;
 use serde_json::value::RawValue;
 
 use super::chat::{InputAudio, InputFile};
@@ -315,15 +316,15 @@ impl Part {
     }
 }
 
-/// A string `input` as the one user message that it stands for.
+/// A string `input` as the one user message that it stands for: its object, whose content is the item's, and the item.
 ///
 /// # Errors
-/// Never in practice: a string always serialises.
-pub fn message_from_text(text: &RawValue) -> Result<RawObject, serde_json::Error> {
+/// Never in practice: a name always serialises.
+pub fn message_from_text(text: JsonText) -> Result<(RawObject, Item), serde_json::Error> {
     let mut object = RawObject::default();
-    object.set("role", json::raw_text("user")?);
-    object.set("content", text.to_owned());
-    Ok(object)
+    object.push("role", json::raw_text("user")?);
+    object.push("content", RawValue::NULL.to_owned());
+    Ok((object, Item::Message { role: Role::User, content: vec![Part::Text(text)] }))
 }
 
 /// The object as it is stored and listed: with an id, its type spelt out, a status where the reference has one, and
@@ -331,39 +332,93 @@ pub fn message_from_text(text: &RawValue) -> Result<RawObject, serde_json::Error
 ///
 /// # Errors
 /// Never in practice: what was parsed serialises again.
-pub fn normalise(mut object: RawObject, item: &Item, id: &str) -> Result<Box<RawValue>, serde_json::Error> {
-    match item {
-        Item::Message { role, .. } => {
-            object.set("status", json::raw_text(object.text("status").as_deref().unwrap_or("completed"))?);
-            if let Some(text) = object.raw("content").filter(|content| content.get().starts_with('"')) {
-                object.set("content", content_of_text(*role, text)?);
+pub fn normalise(object: &RawObject, item: &Item, id: &str) -> Result<Box<RawValue>, serde_json::Error> {
+    let (kind, has_status) = match item {
+        Item::Message { .. } => (Some("message"), true),
+        Item::Call(_) | Item::CallOutput { .. } => (None, true),
+        Item::Reference { .. } => (Some("item_reference"), false),
+        Item::Reasoning { .. } | Item::AdditionalTools | Item::AgentMessage { .. } | Item::Unknown { .. } => {
+            (None, false)
+        }
+    };
+    let content = match item {
+        // Text that is no list of parts.
+        Item::Message { role, content } if !object.raw("content").is_some_and(|raw| raw.get().starts_with('[')) => {
+            match &**content {
+                [Part::Text(text)] => Some([TextPart::of(*role, text)]),
+                _ => None,
             }
-            object.set_first("type", json::raw_text("message")?);
         }
-        Item::Call(_) | Item::CallOutput { .. } => {
-            object.set("status", json::raw_text(object.text("status").as_deref().unwrap_or("completed"))?);
-        }
-        Item::Reference { .. } => object.set_first("type", json::raw_text("item_reference")?),
-        Item::Reasoning { .. } | Item::AdditionalTools | Item::AgentMessage { .. } | Item::Unknown { .. } => {}
-    }
-    object.set_first("id", json::raw_text(id)?);
-    json::to_raw(&object, object.json_bytes())
+        _ => None,
+    };
+    // What is added is names, but for the text, which may not be in the object.
+    let text = content.as_ref().map_or(0, |[part]| part.text().json_bytes());
+    let capacity = object.json_bytes() + text + id.len() + 160;
+    json::to_raw(&Normalised { object, id, kind, has_status, content }, capacity)
 }
 
-fn content_of_text(role: Role, text: &RawValue) -> Result<Box<RawValue>, serde_json::Error> {
-    #[derive(serde::Serialize)]
-    #[serde(tag = "type", rename_all = "snake_case")]
-    enum TextPart<'a> {
-        InputText { text: &'a RawValue },
-        OutputText { annotations: [(); 0], logprobs: [(); 0], text: &'a RawValue },
-    }
-    let part = match role {
-        Role::Assistant => TextPart::OutputText { annotations: [], logprobs: [], text },
-        Role::User | Role::System | Role::Developer => TextPart::InputText { text },
-    };
-    // The rest are names.
-    json::to_raw(&[part], text.get().len() + 80)
+/// A text as a content part.
+#[derive(serde::Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum TextPart<'a> {
+    InputText { text: &'a JsonText },
+    OutputText { annotations: [(); 0], logprobs: [(); 0], text: &'a JsonText },
 }
+
+impl<'a> TextPart<'a> {
+    fn of(role: Role, text: &'a JsonText) -> Self {
+        match role {
+            Role::Assistant => Self::OutputText { annotations: [], logprobs: [], text },
+            Role::User | Role::System | Role::Developer => Self::InputText { text },
+        }
+    }
+
+    fn text(&self) -> &'a JsonText {
+        match self {
+            Self::InputText { text } | Self::OutputText { text, .. } => text,
+        }
+    }
+}
+
+/// An item's object with what a stored one has: in the place of a member that is there, otherwise id and type at the
+/// beginning and the status at the end.
+struct Normalised<'a> {
+    object: &'a RawObject,
+    id: &'a str,
+    kind: Option<&'static str>,
+    has_status: bool,
+    content: Option<[TextPart<'a>; 1]>,
+}
+
+impl serde::Serialize for Normalised<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        if !self.object.contains("id") {
+            map.serialize_entry("id", self.id)?;
+        }
+        if let Some(kind) = self.kind.filter(|_| !self.object.contains("type")) {
+            map.serialize_entry("type", kind)?;
+        }
+        for (key, value) in self.object.iter() {
+            match (key, self.kind, &self.content) {
+                ("id", ..) => map.serialize_entry(key, self.id)?,
+                ("type", Some(kind), _) => map.serialize_entry(key, kind)?,
+                ("content", _, Some(content)) => map.serialize_entry(key, content)?,
+                ("status", ..) if self.has_status && !JsonText::is_text(value) => {
+                    map.serialize_entry(key, COMPLETED)?
+                }
+                _ => map.serialize_entry(key, value)?,
+            }
+        }
+        if self.has_status && !self.object.contains("status") {
+            map.serialize_entry("status", COMPLETED)?;
+        }
+        map.end()
+    }
+}
+
+/// The status of an item that says none.
+const COMPLETED: &str = "completed";
 
 /// The id that an item keeps, if it has one of its own, or the one that it gets at this place of the turn.
 #[must_use]
@@ -394,11 +449,44 @@ mod tests {
     #[test]
     fn text_is_stored_in_the_form_in_which_it_came() {
         let text = RawValue::from_string(r#""caf\u00e9 \/""#.to_owned()).unwrap();
-        let object = message_from_text(&text).unwrap();
-        let item = parse(&object, &"input").unwrap();
+        let (object, item) = message_from_text(JsonText::of_raw(&text).unwrap()).unwrap();
         assert_eq!(item, Item::Message { role: Role::User, content: vec![Part::Text(JsonText::of("café /"))] });
-        let stored = normalise(object, &item, "msg_1").unwrap();
+        let stored = normalise(&object, &item, "msg_1").unwrap();
         assert!(stored.get().contains(r#"[{"type":"input_text","text":"caf\u00e9 \/"}]"#), "{stored}");
+    }
+
+    #[test]
+    fn what_an_item_lacks_is_put_where_it_belongs_and_the_rest_stays_where_it_stands() {
+        let stored = |text: &str| {
+            let object: RawObject = serde_json::from_str(text).unwrap();
+            let item = parse(&object, &"input[0]").unwrap();
+            normalise(&object, &item, "msg_1").unwrap().get().to_owned()
+        };
+        for (given, wanted) in [
+            (
+                r#"{"role":"assistant","content":"hi","x":1.50}"#,
+                r#"{"id":"msg_1","type":"message","role":"assistant","content":[{"type":"output_text","annotations":[],"logprobs":[],"text":"hi"}],"x":1.50,"status":"completed"}"#,
+            ),
+            (
+                r#"{"status":"incomplete","role":"user","id":null,"type":null,"content":""}"#,
+                r#"{"status":"incomplete","role":"user","id":"msg_1","type":"message","content":[{"type":"input_text","text":""}]}"#,
+            ),
+            (
+                r#"{"role":"user","content":[{"type":"text","text":"hi"}],"status":null}"#,
+                r#"{"id":"msg_1","type":"message","role":"user","content":[{"type":"text","text":"hi"}],"status":"completed"}"#,
+            ),
+            (
+                r#"{"role":"assistant","content":null}"#,
+                r#"{"id":"msg_1","type":"message","role":"assistant","content":null,"status":"completed"}"#,
+            ),
+            (
+                r#"{"type":"function_call_output","call_id":"c","output":"ok"}"#,
+                r#"{"id":"msg_1","type":"function_call_output","call_id":"c","output":"ok","status":"completed"}"#,
+            ),
+            (r#"{"type":"reasoning","summary":[]}"#, r#"{"id":"msg_1","type":"reasoning","summary":[]}"#),
+        ] {
+            assert_eq!(stored(given), wanted, "{given}");
+        }
     }
 
     #[test]

@@ -281,18 +281,19 @@ fn input_items(members: &Members<'_>, limit: usize) -> Result<Vec<InputItem>, Re
     let Some(input) = members.raw("input") else {
         return Err(RequestError::Missing { param: "input".to_owned() });
     };
-    let objects = if input.get().starts_with('"') {
-        // What is kept is its exact form.
-        if !JsonText::is_text(input) {
-            read_raw::<JsonText>("input", input)?;
-        }
-        vec![item::message_from_text(input).map_err(|error| invalid("input", error.to_string()))?]
-    } else {
-        // Only when that fails the parser, item by item, to tell which one is wrong.
-        match Members::list_of_raw(input) {
-            Some(items) => items.into_iter().map(Members::into_owned).collect(),
-            None => items_one_by_one(input)?,
-        }
+    if input.get().starts_with('"') {
+        let text = match JsonText::of_raw(input) {
+            Some(text) => text,
+            // It cannot be read; reading it tells why.
+            None => read_raw("input", input)?,
+        };
+        let message = item::message_from_text(text).map_err(|error| invalid("input", error.to_string()));
+        return message.map(|(object, item)| vec![InputItem { object, item }]);
+    }
+    // Only when that fails the parser, item by item, to tell which one is wrong.
+    let objects = match Members::list_of_raw(input) {
+        Some(items) => items.into_iter().map(Members::into_owned).collect(),
+        None => items_one_by_one(input)?,
     };
     if objects.len() > limit {
         return Err(RequestError::TooMany { param: "input".to_owned(), limit, of: "items" });

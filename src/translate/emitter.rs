@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use crate::openai::dialect::{ApiDialect, ReasoningEvents};
 use crate::openai::error::ErrorType;
 use crate::openai::event::{ErrorMember, Event};
-use crate::openai::responses::ResponseError;
+use crate::openai::responses::{OutputItem, ResponseError};
 use crate::sse::{self, FrameTemplate};
 
 /// Encodes events in order. Silent when the client wants JSON: then nothing is encoded at all.
@@ -40,6 +40,14 @@ impl Emitter {
         self.next_sequence_number += 1;
         self.deltas = None;
         sse::encode(&mut self.frames, event.name(), &event);
+    }
+
+    /// Says that an item has begun, which is made only for those who listen.
+    pub(super) fn emit_added(&mut self, output_index: usize, item: impl FnOnce() -> OutputItem) {
+        if !self.silent {
+            let item = item();
+            self.emit(|sequence_number| Event::ItemAdded { sequence_number, output_index, item: &item });
+        }
     }
 
     /// Emits a delta of the open part: the event that `event` makes of the next sequence number and the delta. Of two in

@@ -300,7 +300,7 @@ fn add_input(
             item_id = item::id_for(None, &item, id, ordinal);
             used.insert(item_id.clone());
         }
-        normalised.push(item::normalise(object, &item, &item_id).map_err(unserialisable)?);
+        normalised.push(item::normalise(&object, &item, &item_id).map_err(unserialisable)?);
         transcript.add(own_id.map(Cow::Owned), item, None, &format_args!("input[{index}]"), lossy)?;
     }
     Ok(normalised)
@@ -344,7 +344,7 @@ fn echo(create: &CreateRequest, tools: &ToolSet, model: String) -> Result<Echo, 
         prompt_cache_key: create.prompt_cache_key.clone(),
         reasoning,
         safety_identifier: create.safety_identifier.clone(),
-        service_tier: create.service_tier.clone().unwrap_or_else(|| "default".to_owned()),
+        service_tier: create.service_tier.clone().map_or(Cow::Borrowed("default"), Cow::Owned),
         temperature: or_one(&create.temperature),
         text: text_echo(&create.text).map_err(unserialisable)?,
         tool_choice: tool_choice::echo(create.tool_choice.as_deref()).map_err(unserialisable)?,
@@ -353,7 +353,7 @@ fn echo(create: &CreateRequest, tools: &ToolSet, model: String) -> Result<Echo, 
         top_p: or_one(&create.top_p),
         presence_penalty: or_zero(&create.presence_penalty),
         frequency_penalty: or_zero(&create.frequency_penalty),
-        truncation: create.truncation.clone().unwrap_or_else(|| "disabled".to_owned()),
+        truncation: create.truncation.clone().map_or(Cow::Borrowed("disabled"), Cow::Owned),
         user: create.user.clone(),
         metadata: create.metadata.clone(),
     })

@@ -22,8 +22,8 @@ impl ResponseStream {
         let summary = self.plan.summary;
         if !matches!(self.open, Open::Reasoning { .. }) {
             let id = self.next_item_id(ItemPrefix::Reasoning);
-            let item = reasoning_item(id.clone(), Status::InProgress, None, summary, None);
-            self.emitter.emit(|sequence_number| Event::ItemAdded { sequence_number, output_index, item: &item });
+            self.emitter
+                .emit_added(output_index, || reasoning_item(id.clone(), Status::InProgress, None, summary, None));
             emit_reasoning_part(&mut self.emitter, &id, output_index, summary, PartEdge::Added);
             self.open = Open::Reasoning { id, text: String::new() };
         }
@@ -92,8 +92,7 @@ impl ResponseStream {
         let output_index = self.output.len();
         if !matches!(self.open, Open::Message { .. }) {
             let id = self.next_item_id(ItemPrefix::Message);
-            let item = message_item(id.clone(), Status::InProgress, Vec::new());
-            self.emitter.emit(|sequence_number| Event::ItemAdded { sequence_number, output_index, item: &item });
+            self.emitter.emit_added(output_index, || message_item(id.clone(), Status::InProgress, Vec::new()));
             self.open = Open::Message { id, parts: Vec::new() };
         }
         let Open::Message { id, parts } = &mut self.open else { return };
@@ -126,8 +125,9 @@ impl ResponseStream {
         call.open(&self.plan.tool_names);
         let Some(tool) = call.tool() else { return };
         let id = self.plan.id.item(Side::Call(tool.kind).prefix(), ordinal);
-        let item = call_item(id.clone(), Status::InProgress, call.call_id.clone(), tool, String::new());
-        self.emitter.emit(|sequence_number| Event::ItemAdded { sequence_number, output_index, item: &item });
+        self.emitter.emit_added(output_index, || {
+            call_item(id.clone(), Status::InProgress, call.call_id.clone(), tool, String::new())
+        });
         emit_call_text(&mut self.emitter, &id, output_index, call);
         self.open = Open::Call { id, position };
     }
