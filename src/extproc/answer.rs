@@ -19,6 +19,7 @@ use super::keeping::{Lineage, LiveStream, unstored};
 use super::local::{LocalAnswer, error_headers};
 use super::message::{BodyPiece, Inbound, LastReply, Reply, ResponseHead};
 use super::refusal;
+use super::streamed_body::LARGE_BYTES;
 use crate::openai::error::WireError;
 use crate::openai::responses::ResponseError;
 use crate::store::Record;
@@ -205,7 +206,7 @@ async fn whole(
     } else {
         let body = match &kept {
             // What is sent is what was stored, and needs no second serialising.
-            Some(record) => Bytes::from_owner(ResponseOf(Arc::clone(record))),
+            Some(record) => response_of(record),
             None => match finished.response() {
                 Ok(response) => Bytes::copy_from_slice(response.get().as_bytes()),
                 Err(_) => return Err(ExchangeError::Internal("the response did not serialise")),
@@ -218,6 +219,16 @@ async fn whole(
     envoy.account().note(|facts| facts.status = Some(200));
     envoy.send(Reply::response_headers(mutation.status_where_other(head.status, 200))).await;
     Ok(end_with(envoy, body, ended_by).await)
+}
+
+/// The response of a record, to be sent. A large one waits for Envoy as it is, and must not keep the record's input with it.
+fn response_of(record: &Arc<Record>) -> Bytes {
+    let response = record.response.get().as_bytes();
+    if response.len() < LARGE_BYTES {
+        Bytes::from_owner(ResponseOf(Arc::clone(record)))
+    } else {
+        Bytes::copy_from_slice(response)
+    }
 }
 
 /// The response of a record, as the bytes that it has.
@@ -515,7 +526,6 @@ fn kept_of_error(headers: &Headers) -> Vec<(Bytes, Bytes)> {
         let name = name.to_ascii_lowercase();
         name.starts_with(b"retry-after") || name.starts_with(b"x-ratelimit-") || name == b"x-request-id"
     };
-    // Copies, since they are kept while the error's body is read, and the connection's buffer must not be.
     let kept = headers.iter().filter(|(name, _)| acted_on(name));
     kept.map(|(name, value)| (Bytes::copy_from_slice(name), Bytes::copy_from_slice(value))).collect()
 }

@@ -241,7 +241,7 @@ impl Envoy {
         result
     }
 
-    /// Hands a message over to Envoy. Waits while the one before it has not left.
+    /// Hands a message over to Envoy. Waits while as much as is let wait has not left.
     pub async fn send(&mut self, reply: Reply) {
         self.account.sent(reply.phase());
         self.slot.put(&reply.0).await;
@@ -407,7 +407,9 @@ impl Replies {
             return;
         }
         self.poll_exchange(cx);
-        if let Some(status) = self.slot.lock().failed.take() {
+        let failed = self.slot.lock().failed.take();
+        if let Some(status) = failed {
+            self.span.in_scope(|| tracing::error!(%status, "a message to envoy could not be encoded"));
             self.state = State::Over(status);
         }
     }

@@ -12,7 +12,7 @@ use super::pb::{BodyMutation, BodyResponse, CommonResponse, ProcessingResponse, 
 use super::pb::{StreamedImmediateResponse, body_mutation::Mutation};
 
 /// Of what size a piece is not copied: a frame of HTTP/2 to itself costs more than copying less.
-const LARGE_BYTES: usize = 16 * 1024;
+pub(super) const LARGE_BYTES: usize = 16 * 1024;
 
 /// How many fields are around a piece at most.
 const DEEPEST: usize = 5;

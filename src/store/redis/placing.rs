@@ -1,13 +1,15 @@
 //! On which node of a cluster the record of a turn comes to lie.
 //!
 //! A key's hash slot follows from the id in it, and ids are random: records spread evenly over all masters. A turn that
-//! continues another one is drawn until it lies on the same master. So a conversation needs one node: its next turn asks one
-//! for all of its history instead of each, and a master that is gone takes its own conversations along instead of every
-//! long one. Keys stay as they are, each in a slot of its own. When slots move to another node, records
-//! move with them, and later turns lie where their parents are by then.
+//! continues another one is drawn until it lies on the same master, though not for ever: where masters are many, or the
+//! parent's has few slots, a turn now and then lies elsewhere, and what continues it lies with it. So most conversations
+//! need one node: their next turn asks one for all of its history instead of each, and a master that is gone takes its own
+//! conversations along instead of every long one. Keys stay as they are, each in a slot of its own. When slots move to
+//! another node, records move with them, a conversation's to two nodes, and later turns lie where their parents are by then.
 //!
 //! A turn that many conversations begin with, such as a long prompt that was sent once, must not gather all of them on one
-//! node: after some children the next ones are drawn freely, each with its own descendants around it.
+//! node: after some children the next ones are drawn freely, each with its own descendants around it. Children are counted
+//! when they are begun, those included that fail.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -23,8 +25,9 @@ const GATHERED: u8 = 4;
 /// The children of so many turns are counted, those that were continued last. About 150 bytes each.
 const COUNTED: usize = 4096;
 
-/// So many ids are drawn at most, so a chosen one is harder to guess than one of 122 random bits.
-const DRAWN: usize = 64;
+/// So many ids are drawn at most, so a chosen one is as hard to guess as one of 120 random bits at the least. Of 20 masters with
+/// as many slots each, one of 500,000 turns then misses its parent's, of 50 one of 175.
+const DRAWN: usize = 256;
 
 /// How many children turns were given here lately.
 pub(super) struct Placing {
