@@ -29,9 +29,8 @@ const LEGAL: [bool; 256] = {
 /// The id of a response: `resp_` and 1 to 91 letters, digits, `_` or `-`.
 ///
 /// Ids of our own making carry 32 lower-case hex digits (128 random bits, of which choosing a place in a Redis Cluster takes
-/// a few). Others are accepted within this alphabet
-/// because records written by the Go semantic-router are read too; nothing that could shape a store key
-/// (`{`, `*`, `:`, white space, `/`) gets through.
+/// a few). Others are accepted within this alphabet because records written by the Go semantic-router are read too; nothing
+/// that could shape a store key (`{`, `*`, `:`, white space, `/`) gets through.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ResponseId(Arc<str>);
 

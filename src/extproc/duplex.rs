@@ -511,3 +511,26 @@ impl Slot {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::streamed_body::LARGE_BYTES;
+    use super::*;
+
+    #[test]
+    fn a_message_waits_while_there_is_no_room_for_it_and_its_sender_is_woken() {
+        let slot = Slot::default();
+        let large = Reply::response_body(vec![7; LARGE_BYTES].into()).0;
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(pin!(slot.put(&large)).poll(&mut cx).is_ready());
+        let mut second = pin!(slot.put(&large));
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+        assert!(slot.lock().sender.is_some());
+        // What stands before the piece leaves first, and makes no room.
+        assert!(slot.take().unwrap().len() < LARGE_BYTES);
+        assert!(slot.lock().sender.is_none(), "the sender was not woken");
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(slot.take().unwrap().len(), LARGE_BYTES);
+        assert!(second.as_mut().poll(&mut cx).is_ready());
+    }
+}

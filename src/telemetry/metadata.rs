@@ -101,8 +101,8 @@ pub struct Keys(u32);
 
 impl Keys {
     /// Those without which an access log does not tell what happened. Each costs Envoy about a hundredth of what a small
-    /// exchange with a processor costs it (`docs/performance.md`), so what fewer need, or what its own log knows, is left to those who ask for
-    /// it.
+    /// exchange with a processor costs it (`docs/performance.md`), so what fewer need, or what its own log knows, is left to
+    /// those who ask for it.
     pub const USUAL: &[Key] = &[
         Key::ResponseId,
         Key::Tenant,
