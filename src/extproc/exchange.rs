@@ -292,9 +292,11 @@ impl Router {
         seat.claim(seat.bytes().saturating_add(history_bytes)).map_err(refusal::overloaded)?;
         let past = Past { chain: &turns(&history.records), referenced: &turns(&history.referenced) };
         let seal = self.seal_of(owner);
-        let id = match history.records.last().filter(|_| create.store) {
-            Some(parent) => self.keeping.id_of_child(owner, &parent.id, &*self.ids),
-            None => self.ids.response_id(),
+        let id = if create.store {
+            let parent = history.records.last().map(|parent| &parent.id);
+            self.keeping.id_of_turn(owner, parent, &*self.ids)
+        } else {
+            self.ids.response_id()
         };
         let began = Instant::now();
         let translated = translate::request(create, past, &self.settings, seal, id, now());

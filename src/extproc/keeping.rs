@@ -86,10 +86,10 @@ impl Keeping {
         result
     }
 
-    /// An id for the owner's turn that continues `parent` and will be stored.
+    /// An id for a turn of the owner's that will be stored, and may continue `parent`.
     #[must_use]
-    pub fn id_of_child(&self, owner: Owner, parent: &ResponseId, ids: &dyn IdSource) -> ResponseId {
-        self.holdings(owner).id_of_child(parent, ids)
+    pub fn id_of_turn(&self, owner: Owner, parent: Option<&ResponseId>, ids: &dyn IdSource) -> ResponseId {
+        self.holdings(owner).id_of_turn(parent, ids)
     }
 
     /// Writes the record of a finished answer, waits until the store has acknowledged it, and gives it back.

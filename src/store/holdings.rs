@@ -155,8 +155,8 @@ impl ResponseStore for Holdings {
         self.among_others
     }
 
-    fn id_of_child(&self, parent: &ResponseId, ids: &dyn IdSource) -> ResponseId {
-        self.store.id_of_child(parent, ids)
+    fn id_of_turn(&self, parent: Option<&ResponseId>, ids: &dyn IdSource) -> ResponseId {
+        self.store.id_of_turn(parent, ids)
     }
 
     fn place_of(&self, _: Tenant) -> Option<Arc<dyn ResponseStore>> {

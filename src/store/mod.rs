@@ -104,9 +104,9 @@ pub trait ResponseStore: Send + Sync + 'static {
         false
     }
 
-    /// An id for the record that will continue `parent`: one of those that `ids` gives, as good a one as any unless the
-    /// store is better off with both records in the same place.
-    fn id_of_child(&self, parent: &ResponseId, ids: &dyn IdSource) -> ResponseId {
+    /// An id for a record that will be written, which may continue `parent`: one of those that `ids` gives, as good a one
+    /// as any unless the store is better off with the record in one place rather than another.
+    fn id_of_turn(&self, parent: Option<&ResponseId>, ids: &dyn IdSource) -> ResponseId {
         let _ = parent;
         ids.response_id()
     }

@@ -354,8 +354,8 @@ impl ResponseStore for RedisStore {
         Duration::from_secs(u64::try_from(self.shared.ttl_seconds).unwrap_or_default())
     }
 
-    fn id_of_child(&self, parent: &ResponseId, ids: &dyn IdSource) -> ResponseId {
-        self.shared.placing.id_of_child(&self.shared.pool, parent, ids, |id| self.keys.key(id))
+    fn id_of_turn(&self, parent: Option<&ResponseId>, ids: &dyn IdSource) -> ResponseId {
+        self.shared.placing.id_of_turn(&self.shared.pool, parent, ids, |id| self.keys.key(id))
     }
 
     fn place_of(&self, tenant: Tenant) -> Option<Arc<dyn ResponseStore>> {

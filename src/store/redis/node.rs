@@ -29,6 +29,9 @@ const TRACK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// A connection without an answer for so long is probed.
 const PROBE_AFTER: Duration = Duration::from_millis(500);
 
+/// A server that has not answered for so long, though it was probed, most likely will not now.
+const DOUBTED_AFTER: Duration = Duration::from_secs(1);
+
 /// How often one that does not answer is told of.
 const TROUBLE_EVERY: Duration = Duration::from_millis(100);
 
@@ -133,6 +136,11 @@ impl Node {
         let first = turn.checked_rem(links.len())?;
         let in_turn = links.iter().cycle().skip(first).take(links.len());
         in_turn.filter_map(ArcSwapOption::load_full).find(|link| link.is_connected())
+    }
+
+    /// Whether it would most likely answer now.
+    pub(super) fn answers(&self) -> bool {
+        self.link(Lane::Common, 0).is_some_and(|link| link.silence() < DOUBTED_AFTER)
     }
 
     /// Ends the tracked connection: the server is not the one to ask any more, and what it would tell says nothing.

@@ -8,8 +8,12 @@
 //! another node, records move with them, a conversation's to two nodes, and later turns lie where their parents are by then.
 //!
 //! A turn that many conversations begin with, such as a long prompt that was sent once, must not gather all of them on one
-//! node: after some children the next ones are drawn freely, each with its own descendants around it. Children are counted
+//! node: after some children the next ones may lie anywhere, each with its own descendants around it. Children are counted
 //! when they are begun, those included that fail.
+//!
+//! Turns that may lie anywhere, these and the first ones of conversations, lie on a master that answers: while one fails
+//! over, what is new does without it. Some that begin one after the other lie on the same one, so that what is written at
+//! the same time leaves in one system call and wakes one server; then a master is drawn anew, by the slots that each has.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -29,32 +33,65 @@ const COUNTED: usize = 4096;
 /// as many slots each, one of 500,000 turns then misses its parent's, of 50 one of 175.
 const DRAWN: usize = 256;
 
-/// How many children turns were given here lately.
+/// So many turns that may lie anywhere lie on the same master, one after the other.
+const RUN: u16 = 32;
+
+/// Chooses the ids of turns that will be stored.
 pub(super) struct Placing {
+    /// How many children turns were given here lately.
     children: Mutex<LruCache<ResponseId, u8>>,
+    run: Mutex<Run>,
+}
+
+/// Turns that lie on one master because they began one after the other.
+#[derive(Debug, Default)]
+struct Run {
+    /// A slot of that master.
+    slot: u16,
+    /// How many are still to come.
+    left: u16,
 }
 
 impl Placing {
     pub(super) fn new() -> Self {
-        Self { children: Mutex::new(LruCache::new(COUNTED)) }
+        Self { children: Mutex::new(LruCache::new(COUNTED)), run: Mutex::default() }
     }
 
-    /// An id for the next child of a turn, whose key is what `key` says.
-    pub(super) fn id_of_child(
+    /// An id for the next child of a turn, or for the first turn of a conversation, whose key is what `key` says.
+    pub(super) fn id_of_turn(
         &self,
         pool: &Pool,
-        parent: &ResponseId,
+        parent: Option<&ResponseId>,
         ids: &dyn IdSource,
         key: impl Fn(&ResponseId) -> String,
     ) -> ResponseId {
         let first = ids.response_id();
-        if !pool.is_clustered() || !self.gathers(parent) {
+        if !pool.is_clustered() {
             return first;
         }
         let slot = |id: &ResponseId| redis_keyslot(key(id).as_bytes());
-        let place = slot(parent);
-        let drawn = std::iter::once(first.clone()).chain(std::iter::repeat_with(|| ids.response_id()));
-        drawn.take(DRAWN).find(|id| pool.have_one_owner(place, slot(id))).unwrap_or(first)
+        let others = std::iter::repeat_with(|| ids.response_id());
+        let mut drawn = std::iter::once(first.clone()).chain(others).take(DRAWN).map(|id| (slot(&id), id));
+        let place = match parent.filter(|parent| self.gathers(parent)) {
+            Some(parent) => Some(slot(parent)),
+            None => self.next_of_run(pool),
+        };
+        let found = match place {
+            Some(place) => drawn.find(|(slot, _)| pool.have_one_owner(place, *slot)),
+            None => drawn.find(|(slot, _)| pool.answers(*slot)).inspect(|(slot, _)| self.begin_run(*slot)),
+        };
+        found.map_or(first, |(_, id)| id)
+    }
+
+    /// A slot of the master on which a turn lies that may lie anywhere, unless it is time for another one.
+    fn next_of_run(&self, pool: &Pool) -> Option<u16> {
+        let mut run = self.run.lock().unwrap_or_else(PoisonError::into_inner);
+        run.left = run.left.checked_sub(1)?;
+        pool.answers(run.slot).then_some(run.slot)
+    }
+
+    fn begin_run(&self, slot: u16) {
+        *self.run.lock().unwrap_or_else(PoisonError::into_inner) = Run { slot, left: RUN - 1 };
     }
 
     /// Whether the next child of a turn lies with it. Counts it.

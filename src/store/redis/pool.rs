@@ -114,6 +114,11 @@ impl Pool {
         owners.is_some_and(|(one, other)| Arc::ptr_eq(one, other))
     }
 
+    /// Whether the node that owns a slot has answered lately, as far as is known.
+    pub(super) fn answers(&self, slot: u16) -> bool {
+        self.topology.load().owner(slot).is_some_and(|node| node.answers())
+    }
+
     /// A connection to each master that there is one to; others first each time.
     pub(super) fn links(&self) -> Vec<Arc<Link>> {
         self.told_by().into_iter().map(|(link, _)| link).collect()
