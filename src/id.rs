@@ -56,16 +56,12 @@ impl ResponseId {
     /// The id that carries these 128 bits as 32 lower-case hex digits.
     #[must_use]
     pub fn from_bits(bits: u128) -> Self {
-        const PREFIX: usize = RESPONSE_PREFIX.len();
-        let mut text = [0; PREFIX + 32];
-        let (prefix, digits) = text.split_at_mut(PREFIX);
-        prefix.copy_from_slice(RESPONSE_PREFIX.as_bytes());
-        for (place, digit) in digits.iter_mut().rev().enumerate() {
-            // Not by `format!`, which takes several times as long: of the ids of a cluster several are drawn.
-            let value = (bits >> (4 * place)) as u8 & 0xf;
-            *digit = if value < 10 { b'0' + value } else { b'a' - 10 + value };
-        }
-        Self(String::from_utf8_lossy(&text).into())
+        // Not by `format!`, which takes several times as long: of the ids of a cluster several are drawn.
+        let digit = |value: u8| char::from(if value < 10 { b'0' + value } else { b'a' - 10 + value });
+        let mut text = String::with_capacity(RESPONSE_PREFIX.len() + 32);
+        text.push_str(RESPONSE_PREFIX);
+        text.extend(bits.to_be_bytes().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]));
+        Self(text.into())
     }
 
     /// The whole id, as it stands on the wire.

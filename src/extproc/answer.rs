@@ -469,7 +469,7 @@ pub(super) async fn upstream_error(
         }
         (_, Some(ended_by)) => {
             let body = Bytes::from(error.body(router.settings.api));
-            let mutation = error_headers(without_body_description(&head.headers), &error)
+            let mutation = error_headers(HeaderMutation::new().remove_body_description(&head.headers), &error)
                 .status(error.status)
                 .set("content-length", body.len().to_string());
             envoy.send(Reply::response_headers(mutation)).await;
@@ -532,7 +532,7 @@ fn kept_of_error(headers: &Headers) -> Vec<(Bytes, Bytes)> {
 
 /// The headers that every translated answer gets.
 fn answer_headers(upstream: &Headers, plan: &Plan) -> HeaderMutation {
-    let mutation = without_body_description(upstream);
+    let mutation = HeaderMutation::new().remove_body_description(upstream);
     match plan.lossy.header() {
         Some(lossy) => mutation.set("x-responses-lossy", lossy),
         None => mutation,
@@ -545,22 +545,4 @@ fn stream_headers(mutation: HeaderMutation, upstream: &Headers) -> HeaderMutatio
         "cache-control",
         "no-cache",
     )
-}
-
-/// What describes a body, and is wrong of another.
-const DESCRIBE_THE_BODY: [&str; 9] = [
-    "content-length",
-    "content-encoding",
-    "content-md5",
-    "content-digest",
-    "repr-digest",
-    "digest",
-    "etag",
-    "last-modified",
-    "accept-ranges",
-];
-
-/// A mutation that takes away what described the upstream's body, which is not sent on.
-fn without_body_description(headers: &Headers) -> HeaderMutation {
-    DESCRIBE_THE_BODY.iter().fold(HeaderMutation::new(), |mutation, name| mutation.remove_where_present(headers, name))
 }

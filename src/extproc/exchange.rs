@@ -365,21 +365,18 @@ impl Router {
         let mut mutation = HeaderMutation::new()
             .set(":path", self.policy.chat_path.clone())
             .set_where_other(sent, "content-type", "application/json")
-            // Envoy sends the new body chunked; the old length and coding are not its.
-            .remove_where_present(sent, "content-length")
-            .remove_where_present(sent, "content-encoding")
-            // `traceparent` stays as it is: whose span the upstream's is a child of, only Envoy knows, and if it traces, it
-            // overwrites the header with its own when it sends the request up.
-            // We read the answer, so it must come uncompressed.
-            .remove_where_present(sent, "accept-encoding");
+            // Envoy sends the new body chunked; the old length and coding are not its. We read the answer, so it must come
+            // uncompressed. `traceparent` stays as it is: whose span the upstream's is a child of, only Envoy knows, and if
+            // it traces, it overwrites the header with its own when it sends the request up.
+            .remove_where_present(sent, &["content-length", "content-encoding", "accept-encoding"]);
         if let Some(tenant) = self.tenancy.as_ref().and_then(Tenancy::header) {
-            mutation = mutation.remove_where_present(sent, tenant.as_str());
+            mutation = mutation.remove_where_present(sent, &[tenant.as_str()]);
         }
         // The model is the client's word: only what a header value can carry gets into one, and a client's own header
         // of this name never passes.
         match http::HeaderValue::from_str(model) {
             Ok(_) => mutation.set(SELECTED_MODEL, model.to_owned()),
-            Err(_) => mutation.remove_where_present(sent, SELECTED_MODEL),
+            Err(_) => mutation.remove_where_present(sent, &[SELECTED_MODEL]),
         }
     }
 

@@ -4,6 +4,19 @@ use bytes::Bytes;
 
 use super::pb::{self, core};
 
+/// What describes a body.
+const DESCRIBE_THE_BODY: [&str; 9] = [
+    "content-length",
+    "content-encoding",
+    "content-md5",
+    "content-digest",
+    "repr-digest",
+    "digest",
+    "etag",
+    "last-modified",
+    "accept-ranges",
+];
+
 /// The headers of one message, pseudo headers (`:method`, `:path`, `:status`) included, in the order of arrival.
 ///
 /// Envoy sends names in lower case and values as bytes (`raw_value`), which need not be UTF-8. It joins repeated
@@ -101,12 +114,19 @@ impl HeaderMutation {
         if same { self } else { self.set(name, value) }
     }
 
-    /// Removes a header if it is there.
+    /// Removes headers that are there.
     #[must_use]
-    pub fn remove_where_present(self, sent: &Headers, name: &str) -> Self {
-        // Under the name that was sent, which has its bytes already.
-        let present = sent.named(name).next().map(|header| header.key.clone());
-        present.into_iter().fold(self, Self::remove)
+    pub fn remove_where_present(self, sent: &Headers, names: &[&str]) -> Self {
+        let is_named =
+            |header: &&core::HeaderValue| names.iter().any(|name| header.key.eq_ignore_ascii_case(name.as_bytes()));
+        // Under the names that were sent, which have their bytes already.
+        sent.0.iter().filter(is_named).fold(self, |mutation, header| mutation.remove(header.key.clone()))
+    }
+
+    /// Removes what describes the body that was sent, and is wrong of another one.
+    #[must_use]
+    pub fn remove_body_description(self, sent: &Headers) -> Self {
+        self.remove_where_present(sent, &DESCRIBE_THE_BODY)
     }
 
     /// Sets `:status`, which works in every reply to response headers, even a late one.
@@ -162,7 +182,7 @@ mod tests {
         let mutation = HeaderMutation::new()
             .status_where_other(200, 200)
             .set_where_other(&sent, "content-type", "application/json")
-            .remove_where_present(&sent, "accept-encoding");
+            .remove_where_present(&sent, &["accept-encoding"]);
         assert_eq!(mutation, HeaderMutation::new());
 
         let twice = Headers::from_iter([("content-type", "application/json"), ("content-type", "text/plain")]);
@@ -170,7 +190,7 @@ mod tests {
             .status_where_other(201, 200)
             .set_where_other(&twice, "content-type", "application/json")
             .set_where_other(&sent, "cache-control", "no-cache")
-            .remove_where_present(&sent, "content-length");
+            .remove_body_description(&sent);
         let names = |mutation: &HeaderMutation| {
             let set = mutation.set.iter().map(|set| set.header.clone().unwrap().key);
             set.collect::<Vec<_>>()

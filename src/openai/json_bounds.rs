@@ -28,6 +28,10 @@ impl JsonBounds {
     /// # Errors
     /// The bound that was exceeded first.
     pub fn check(self, text: &[u8]) -> Result<(), Excess> {
+        // Most texts are too small for either bound, even if all brackets in strings counted.
+        if text.len() < self.max_values && memchr::memchr2_iter(b'{', b'[', text).nth(self.max_depth).is_none() {
+            return Ok(());
+        }
         let (mut depth, mut values) = (0_usize, 1_usize);
         let mut rest = text;
         while let Some((byte, after)) = rest.split_first() {
@@ -88,6 +92,10 @@ mod tests {
         assert_eq!(check(r#"{"a":1,"b":[2,3],"c":"x,y,\\"}"#, 9, 6), Ok(()));
         assert_eq!(check(r#"{"a":1,"b":[2,3],"c":"x,y"}"#, 9, 5), Err(Excess::Values));
         assert_eq!(check("7", 9, 1), Ok(()));
+        assert_eq!(check("[1,2]", 9, 4), Ok(()));
+        // One value each two bytes is the most that there can be.
+        assert_eq!(check("[[[[[[[[[", 9, 10), Ok(()));
+        assert_eq!(check("[[[[[[[[[", 9, 9), Err(Excess::Values));
     }
 
     #[test]
