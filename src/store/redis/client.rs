@@ -13,7 +13,8 @@ use fred::types::config::{Config, ReconnectPolicy, Server, ServerConfig};
 use secrecy::ExposeSecret;
 
 use super::node::Lane;
-use super::slots::Naming;
+use super::slots::{Naming, Slotting};
+
 use super::tls::tls;
 use crate::config::{Redis, RedisAddress, RedisServer};
 
@@ -111,6 +112,10 @@ impl Clients {
 
     pub(super) fn is_clustered(&self) -> bool {
         !self.seeds.is_empty()
+    }
+
+    pub(super) fn slotting(&self) -> Slotting {
+        if self.is_clustered() { Slotting::Hashed } else { Slotting::One }
     }
 
     pub(super) fn seeds(&self) -> &[Server] {

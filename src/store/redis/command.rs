@@ -10,7 +10,6 @@ use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike as _, KeysInterface};
 use fred::types::config::Options;
 use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
-use fred::util::redis_keyslot;
 use futures_util::future::{join_all, maybe_done};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -227,7 +226,7 @@ impl Commands {
         let mut volleys: Vec<Volley<'_>> = Vec::new();
         for (place, command) in commands.iter().enumerate() {
             let once = self.once(command);
-            let node = self.pool.owner(redis_keyslot(once.key().as_bytes()));
+            let node = self.pool.owner(self.pool.slotting().slot(once.key()));
             let is_one = |volley: &&mut Volley<'_>| {
                 volley.commands.len() < VOLLEY
                     && volley.node.as_ref().map(Arc::as_ptr) == node.as_ref().map(Arc::as_ptr)
@@ -371,7 +370,7 @@ pub(super) async fn retrying<A: Attempt>(
 ) -> Result<A::Reply, StoreError> {
     let counters = pool.counters();
     let _under_way = counters.begin(1);
-    let slot = redis_keyslot(attempt.key().as_bytes());
+    let slot = pool.slotting().slot(attempt.key());
     let mut pause = FIRST_PAUSE;
     let mut asked: Option<Arc<Node>> = None;
     loop {

@@ -20,8 +20,8 @@
 //!
 //! What waits longer than `breaker_seconds` for all servers fails at once.
 //!
-//! Every operation runs in a task of its own, which holds its share of the bounds until the last of its commands has
-//! ended: a caller may be dropped, a command inside fred may not be forgotten.
+//! Every operation holds its share of the bounds until the last of its commands has ended, and goes on without its caller
+//! until then ([`lasting`]): a caller may be dropped, a command inside fred may not be forgotten.
 
 mod client;
 mod codec;
@@ -30,6 +30,7 @@ mod counters;
 mod durability;
 mod eviction;
 mod failure;
+mod lasting;
 mod link;
 mod node;
 mod placing;
@@ -57,6 +58,7 @@ use self::command::{Command, Commands};
 use self::counters::Counters;
 use self::durability::Durability;
 use self::failure::Failure;
+use self::lasting::Lasting;
 use self::link::Pulse;
 use self::node::{IN_FLIGHT_PER_POOL_SIZE, Making};
 use self::placing::Placing;
@@ -87,8 +89,7 @@ const READY_PATIENCE: Duration = Duration::from_millis(700);
 /// More bytes of JSON than this are read or packed on a thread that may block: a third of a millisecond's work.
 const BLOCKING_BYTES: usize = 256 * 1024;
 
-/// What an operation may occupy before it begins: it is moved some times on its way into its task. With fred's futures in
-/// it, it would be 15 KB.
+/// What an operation may occupy, besides fred's futures, which have places of their own: with them it would be 15 KB.
 const LARGEST_OPERATION_BYTES: usize = 4096;
 
 /// How records lie in Redis.
@@ -176,7 +177,7 @@ impl RedisStore {
         let acks = redis.min_replica_acks;
         // Behind Sentinels fred makes connections anew by itself, and what was read on one is not bound to it.
         let keeps_recent = redis.cache_bytes > 0 && redis.sentinel_service.is_none();
-        let recent = keeps_recent.then(|| Arc::new(Recent::new(redis.cache_bytes)));
+        let recent = keeps_recent.then(|| Arc::new(Recent::new(redis.cache_bytes, clients.slotting())));
         let making = Making {
             clients,
             common: pool_size.min(cores.max(2)),
@@ -222,23 +223,27 @@ impl RedisStore {
         Ok(Self { shared, keys, tasks, _stop: Arc::new(stop.drop_guard()) })
     }
 
-    /// Runs an operation in a task of its own. Fails at once while Redis is away, and as soon as that is known.
-    async fn run<T, F>(&self, operation: F) -> Result<T, StoreError>
+    /// An operation that goes on when its caller is dropped.
+    fn lasting<T, F>(&self, operation: F) -> Lasting<Result<T, StoreError>>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
         const { assert!(size_of::<F>() <= LARGEST_OPERATION_BYTES) };
+        Lasting::new(&self.tasks, operation)
+    }
+
+    /// Runs an operation. Fails at once while Redis is away, and as soon as that is known.
+    async fn run<T: Send + 'static>(&self, operation: Lasting<Result<T, StoreError>>) -> Result<T, StoreError> {
         let away = || StoreError::Unavailable("Redis does not answer".to_owned());
         let mut presence = self.shared.pool.presence();
         if *presence.borrow() == Presence::Away {
             self.shared.pool.counters().refused_away.one();
             return Err(away());
         }
-        let task = self.tasks.spawn(operation);
         tokio::select! {
             biased;
-            done = task => done.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string()))),
+            done = operation => done,
             _ = presence.wait_for(|presence| *presence == Presence::Away) => {
                 self.shared.pool.counters().refused_away.one();
                 Err(away())
@@ -287,7 +292,8 @@ async fn try_out(pool: &Pool, key_prefix: &str) -> Result<(), fred::error::Error
 impl ResponseStore for RedisStore {
     async fn put(&self, record: Arc<Record>) -> Result<(), StoreError> {
         let (shared, key) = (Arc::clone(&self.shared), self.keys.key(&record.id));
-        self.run(async move { shared.put(key, record).await }).await
+        let operation = self.lasting(async move { shared.put(key, record).await });
+        self.run(operation).await
     }
 
     async fn load(&self, ids: &[ResponseId], touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
@@ -296,14 +302,15 @@ impl ResponseStore for RedisStore {
         }
         let keys: Vec<_> = ids.iter().map(|id| self.keys.key(id)).collect();
         let (shared, ids) = (Arc::clone(&self.shared), ids.to_vec());
-        match (touch, &self.shared.recent) {
+        let operation = match (touch, &self.shared.recent) {
             // The parent of a turn, which the next one needs again.
             (Touch::Refresh { longer }, Some(recent)) if ids.len() == 1 => {
                 let recent = Arc::clone(recent);
-                self.run(async move { shared.load_parent(&recent, ids, keys, longer).await }).await
+                self.lasting(async move { shared.load_parent(&recent, ids, keys, longer).await })
             }
-            _ => self.run(async move { shared.load(ids, keys, touch, shared.deadline()).await }).await,
-        }
+            _ => self.lasting(async move { shared.load(ids, keys, touch, shared.deadline()).await }),
+        };
+        self.run(operation).await
     }
 
     async fn load_since(&self, ids: &[ResponseId], since: Instant) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
@@ -312,7 +319,8 @@ impl ResponseStore for RedisStore {
         };
         let (keys, recent) = (ids.iter().map(|id| self.keys.key(id)).collect(), Arc::clone(recent));
         let (shared, ids) = (Arc::clone(&self.shared), ids.to_vec());
-        self.run(async move { shared.load_tracked(&recent, ids, keys, since).await }).await
+        let operation = self.lasting(async move { shared.load_tracked(&recent, ids, keys, since).await });
+        self.run(operation).await
     }
 
     async fn refresh(&self, ids: &[ResponseId], longer: Duration) -> Result<(), StoreError> {
@@ -321,12 +329,14 @@ impl ResponseStore for RedisStore {
         }
         let keys = ids.iter().map(|id| self.keys.key(id)).collect();
         let shared = Arc::clone(&self.shared);
-        self.run(async move { shared.refresh(keys, longer).await }).await
+        let operation = self.lasting(async move { shared.refresh(keys, longer).await });
+        self.run(operation).await
     }
 
     async fn delete(&self, id: &ResponseId) -> Result<bool, StoreError> {
         let (shared, key) = (Arc::clone(&self.shared), self.keys.key(id));
-        self.run(async move { shared.delete(key).await }).await
+        let operation = self.lasting(async move { shared.delete(key).await });
+        self.run(operation).await
     }
 
     async fn ready(&self) -> Result<(), StoreError> {
@@ -386,9 +396,10 @@ impl Shared {
     async fn put(&self, key: String, record: Arc<Record>) -> Result<(), StoreError> {
         let value = self.write(&key, &record).await?;
         // Where nobody tells of changes, and where parents are not prolonged as they are read, nothing is remembered.
-        let is_of_use = || self.teller(&key).is_some() && (record.tenant.is_none() || self.tenant_in_key);
+        let slot = self.pool.slotting().slot(&key);
+        let is_of_use = || self.teller(slot).is_some() && (record.tenant.is_none() || self.tenant_in_key);
         if let Some(recent) = self.recent.as_ref().filter(|_| is_of_use()) {
-            recent.wrote(&key, Written { record, value });
+            recent.wrote(&key, slot, Written { record, value });
         }
         Ok(())
     }

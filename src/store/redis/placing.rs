@@ -17,7 +17,6 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use fred::util::redis_keyslot;
 use hashlink::LruCache;
 
 use super::pool::Pool;
@@ -69,7 +68,7 @@ impl Placing {
         if !pool.is_clustered() {
             return first;
         }
-        let slot = |id: &ResponseId| redis_keyslot(key(id).as_bytes());
+        let slot = |id: &ResponseId| pool.slotting().slot(&key(id));
         let others = std::iter::repeat_with(|| ids.response_id());
         let mut drawn = std::iter::once(first.clone()).chain(others).take(DRAWN).map(|id| (slot(&id), id));
         let place = match parent.filter(|parent| self.gathers(parent)) {

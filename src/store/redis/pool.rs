@@ -19,7 +19,7 @@ use tokio::time::MissedTickBehavior;
 use super::counters::{Counters, Moment};
 use super::link::Link;
 use super::node::{Lane, Making, Node};
-use super::slots::{Redirection, Shards};
+use super::slots::{Redirection, Shards, Slotting};
 use super::topology::Topology;
 use crate::store::figures::Figure;
 
@@ -29,6 +29,10 @@ const TICK: Duration = Duration::from_millis(50);
 /// The slots are learnt this often without cause, and not more often than that with it.
 const LEARN_EVERY: Duration = Duration::from_secs(30);
 const LEARN_APART: Duration = Duration::from_millis(200);
+
+/// So many commands, one after the other, go by the same connection of a node, so that those of the same moment leave in
+/// one system call.
+const TOGETHER: usize = 16;
 
 /// So many nodes are asked at once who owns the slots; the first answer counts.
 const ASKED_AT_ONCE: usize = 3;
@@ -93,13 +97,17 @@ impl Pool {
         self.making.clients.is_clustered()
     }
 
+    pub(super) fn slotting(&self) -> Slotting {
+        self.making.clients.slotting()
+    }
+
     pub(super) fn counters(&self) -> &Counters {
         &self.making.counters
     }
 
-    /// A number for commands that should go out together, another one each time.
+    /// A number for commands that should go out together, the same for some that follow one another.
     pub(super) fn turn(&self) -> usize {
-        self.turn.fetch_add(1, Ordering::Relaxed)
+        self.turn.fetch_add(1, Ordering::Relaxed) / TOGETHER
     }
 
     /// The node that owns a slot, as far as is known.
@@ -131,7 +139,7 @@ impl Pool {
     }
 
     fn told_by(&self) -> Vec<(Arc<Link>, Option<Server>)> {
-        let (topology, turn) = (self.topology.load(), self.turn());
+        let (topology, turn) = (self.topology.load(), self.turn.fetch_add(TOGETHER, Ordering::Relaxed) / TOGETHER);
         let masters = topology.masters();
         let in_turn = masters.iter().cycle().skip(turn.checked_rem(masters.len()).unwrap_or(0)).take(masters.len());
         in_turn.filter_map(|node| Some((node.link(Lane::Common, turn)?, node.server().cloned()))).collect()

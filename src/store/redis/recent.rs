@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use fred::util::redis_keyslot;
 use hashlink::LinkedHashMap;
 
+use super::slots::Slotting;
 use crate::store::Record;
 
 /// What an entry occupies besides its key and its record, roughly.
@@ -50,6 +50,7 @@ pub(super) enum Looked {
 #[derive(Debug)]
 pub(super) struct Recent {
     most_bytes: usize,
+    slotting: Slotting,
     state: Mutex<State>,
     /// `State::bytes`, for those who only look.
     bytes: AtomicUsize,
@@ -86,8 +87,8 @@ impl Entry {
 
 impl Recent {
     /// Keeps so many bytes at most.
-    pub(super) fn new(most_bytes: usize) -> Self {
-        Self { most_bytes, state: Mutex::default(), bytes: AtomicUsize::new(0) }
+    pub(super) fn new(most_bytes: usize, slotting: Slotting) -> Self {
+        Self { most_bytes, slotting, state: Mutex::default(), bytes: AtomicUsize::new(0) }
     }
 
     /// How many bytes are kept.
@@ -100,13 +101,13 @@ impl Recent {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = |key: &String| match state.entries.get(key.as_str()) {
             Some(entry) => entry.slot,
-            None => redis_keyslot(key.as_bytes()),
+            None => self.slotting.slot(key),
         };
         keys.iter().map(slot).collect()
     }
 
-    /// Leaves a record here that was written under this key, unless it would drive out many that are needed.
-    pub(super) fn wrote(&self, key: &str, Written { record, value }: Written) {
+    /// Leaves a record here that was written under this key of this slot, unless it would drive out many that are needed.
+    pub(super) fn wrote(&self, key: &str, slot: u16, Written { record, value }: Written) {
         let bytes = OVERHEAD_BYTES + key.len() + record.size_bytes() + value.len();
         if bytes > self.most_bytes / 8 {
             return;
@@ -114,7 +115,6 @@ impl Recent {
         self.change(|state| {
             state.tickets += 1;
             let ticket = Ticket(state.tickets);
-            let slot = redis_keyslot(key.as_bytes());
             state.insert(key.into(), Entry { slot, link: WRITTEN, ticket, record: Some(record), value, bytes });
         });
     }
@@ -140,7 +140,7 @@ impl Recent {
                 _ => {
                     state.tickets += 1;
                     let (ticket, bytes) = (Ticket(state.tickets), OVERHEAD_BYTES + key.len());
-                    let slot = state.entries.get(key).map_or_else(|| redis_keyslot(key.as_bytes()), |entry| entry.slot);
+                    let slot = state.entries.get(key).map_or_else(|| self.slotting.slot(key), |entry| entry.slot);
                     let entry = Entry { slot, link, ticket, record: None, value: Bytes::new(), bytes };
                     state.insert(key.into(), entry);
                     Looked::Missing(ticket)
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_was_read_is_here_for_the_connection_it_was_read_on() {
-        let recent = Recent::new(ROOM);
+        let recent = Recent::new(ROOM, Slotting::Hashed);
         let ticket = awaited(&recent, 1, "a");
         assert_eq!(take(&recent, 1, "a"), None);
         keep(&recent, "a", ticket, 7);
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn what_went_while_it_was_read_is_not_kept() {
-        let recent = Recent::new(ROOM);
+        let recent = Recent::new(ROOM, Slotting::Hashed);
         let first = awaited(&recent, 1, "a");
         recent.forget(1, std::iter::once("a"));
         keep(&recent, "a", first, 7);
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn what_was_not_found_leaves_nothing_behind() {
-        let recent = Recent::new(ROOM);
+        let recent = Recent::new(ROOM, Slotting::Hashed);
         let ticket = awaited(&recent, 1, "a");
         recent.settle(std::iter::once(("a", ticket, None)));
         assert_eq!((recent.bytes(), recent.longest_here(1)), (0, None));
@@ -344,16 +344,16 @@ mod tests {
 
     #[test]
     fn what_was_written_is_here_until_it_is_read_or_removed_and_vouches_for_nothing() {
-        let recent = Recent::new(ROOM);
+        let recent = Recent::new(ROOM, Slotting::Hashed);
         let written = |number| Written { record: record(number), value: Bytes::from_static(b"value") };
-        recent.wrote("a", written(7));
+        recent.wrote("a", Slotting::Hashed.slot("a"), written(7));
         assert_eq!(recent.written("a"), Some(written(7)));
         // No connection was told to watch it.
         assert_eq!((look(&recent, WRITTEN - 1, "b"), take(&recent, 1, "a")), (Looked::Missing(Ticket(2)), None));
         assert_eq!(recent.longest_here(1), None);
         recent.removed("b");
         let bytes = recent.bytes();
-        assert_eq!(recent.slots(&["a".to_owned(), "c".to_owned()]), [redis_keyslot(b"a"), redis_keyslot(b"c")]);
+        assert_eq!(recent.slots(&["a".to_owned(), "c".to_owned()]), ["a", "c"].map(|key| Slotting::Hashed.slot(key)));
         // Once it is seen on a connection it is that connection's, and takes its room once.
         let ticket = awaited(&recent, 1, "a");
         assert_eq!(recent.written("a"), None);
@@ -363,14 +363,14 @@ mod tests {
         assert_eq!((take(&recent, 1, "a"), recent.written("a")), (Some(record(7)), None));
 
         let bytes = recent.bytes();
-        recent.wrote("d", written(8));
+        recent.wrote("d", Slotting::Hashed.slot("d"), written(8));
         recent.removed("d");
         assert_eq!((recent.written("d"), recent.bytes()), (None, bytes));
     }
 
     #[test]
     fn another_connections_news_change_nothing() {
-        let recent = Recent::new(ROOM);
+        let recent = Recent::new(ROOM, Slotting::Hashed);
         let ticket = awaited(&recent, 1, "a");
         keep(&recent, "a", ticket, 7);
         recent.forget(2, std::iter::once("a"));
@@ -382,7 +382,7 @@ mod tests {
     fn beyond_its_bound_what_was_used_longest_ago_goes() {
         let key = |number: u128| format!("k{number}");
         let each = OVERHEAD_BYTES + 2 + record(1).size_bytes();
-        let recent = Recent::new(3 * each);
+        let recent = Recent::new(3 * each, Slotting::Hashed);
         let put = |number| {
             let ticket = awaited(&recent, 1, &key(number));
             keep(&recent, &key(number), ticket, number);
@@ -401,7 +401,7 @@ mod tests {
             (Some("k3"), None, None)
         );
         // What is larger than all the room is not kept, and takes nothing along that is used.
-        let nothing = Recent::new(each - 1);
+        let nothing = Recent::new(each - 1, Slotting::Hashed);
         let ticket = awaited(&nothing, 1, "k1");
         keep(&nothing, "k1", ticket, 1);
         assert_eq!((take(&nothing, 1, "k1"), nothing.bytes()), (None, 0));

@@ -5,9 +5,28 @@ use std::net::IpAddr;
 
 use fred::types::Value;
 use fred::types::config::Server;
+use fred::util::redis_keyslot;
 
 /// The slots of a cluster.
 pub(super) const SLOTS: u16 = 16_384;
+
+/// Which slot a key belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slotting {
+    /// As the Redis Cluster specification has it: CRC16 of the key or of its hash tag.
+    Hashed,
+    /// One server owns all slots, so any of them will do.
+    One,
+}
+
+impl Slotting {
+    pub(super) fn slot(self, key: &str) -> u16 {
+        match self {
+            Self::Hashed => redis_keyslot(key.as_bytes()),
+            Self::One => 0,
+        }
+    }
+}
 
 /// The name that a node's certificate must have, where the cluster tells an address and announces no name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

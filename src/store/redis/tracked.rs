@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fred::types::Value;
-use fred::util::redis_keyslot;
 use futures_util::future::join_all;
 
 use super::command::Command;
@@ -52,7 +51,8 @@ impl Shared {
         longer: Duration,
     ) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
         let (touch, deadline) = (Touch::Refresh { longer }, self.deadline());
-        let Some((key, teller)) = keys.first().and_then(|key| Some((key, self.teller(key)?))) else {
+        let slot = recent.slots(&keys).first().copied();
+        let Some((key, teller)) = keys.first().zip(slot.and_then(|slot| self.teller(slot))) else {
             return self.load(ids, keys, touch, deadline).await;
         };
         let written = recent.written(key);
@@ -131,9 +131,9 @@ impl Shared {
         Ok(kept.into_iter().zip(read).map(|(kept, read)| kept.or(read)).collect())
     }
 
-    /// Who is asked for a key, if there is a connection on which changes are told.
-    pub(super) fn teller(&self, key: &str) -> Option<Teller> {
-        let node = self.pool.owner(redis_keyslot(key.as_bytes()))?;
+    /// Who is asked for the keys of a slot, if there is a connection on which changes are told.
+    pub(super) fn teller(&self, slot: u16) -> Option<Teller> {
+        let node = self.pool.owner(slot)?;
         Some(Teller { link: node.link(Lane::Tracked, 0)?, node })
     }
 
