@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Handler;
 use super::admission::{Admission, Seat};
 use super::answer;
+use super::answer_error::upstream_error;
 use super::body::{self, BodyCollector, BodyError};
 use super::duplex::{Envoy, ExchangeError, Finished, Stopped};
 use super::headers::{HeaderMutation, Headers};
@@ -213,7 +214,7 @@ impl Router {
         let (body, ended_by) = match self.request_body(&mut envoy, &head, &mut seat).await {
             Ok(Upload::Whole(body, ended_by)) => (body, ended_by),
             Ok(Upload::AnsweredByEnvoy(head)) => {
-                return answer::upstream_error(self, envoy, &head, None, deadline).await;
+                return upstream_error(self, envoy, &head, None, deadline).await;
             }
             Err(interrupt) => return self.leave(envoy, interrupt).await,
         };

@@ -5,6 +5,7 @@
 
 pub mod admission;
 mod answer;
+mod answer_error;
 pub mod body;
 pub mod duplex;
 pub mod exchange;

@@ -9,6 +9,7 @@ pub mod input_items;
 pub mod item;
 pub mod json_bounds;
 pub mod json_text;
+pub mod normalised_item;
 pub mod raw;
 pub mod raw_walk;
 pub mod responses;

@@ -23,6 +23,7 @@ use crate::id::ResponseId;
 use crate::json;
 use crate::openai::chat::{ChatMessage, ChatRequest, StreamOptions};
 use crate::openai::item::{self, Item};
+use crate::openai::normalised_item::normalise;
 use crate::openai::raw::RawObject;
 use crate::openai::responses::{
     Echo, IncompleteDetails, OutputItem, ReasoningEcho, Response, ResponseError, Status, TextEcho, Usage, output_text,
@@ -300,7 +301,7 @@ fn add_input(
             item_id = item::id_for(None, &item, id, ordinal);
             used.insert(item_id.clone());
         }
-        normalised.push(item::normalise(&object, &item, &item_id).map_err(unserialisable)?);
+        normalised.push(normalise(&object, &item, &item_id).map_err(unserialisable)?);
         transcript.add(own_id.map(Cow::Owned), item, None, &format_args!("input[{index}]"), lossy)?;
     }
     Ok(normalised)
