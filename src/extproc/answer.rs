@@ -16,7 +16,7 @@ use super::body::{self, BodyCollector};
 use super::duplex::{Envoy, ExchangeError, Finished};
 use super::exchange::{EndedBy, Interrupt, Router, now};
 use super::headers::{HeaderMutation, Headers};
-use super::keeping::{Lineage, LiveStream, unstored};
+use super::keeping::{Lineage, LiveStream, Writing, unstored};
 use super::local::LocalAnswer;
 use super::message::{BodyPiece, Inbound, LastReply, Reply, ResponseHead};
 use super::refusal;
@@ -187,7 +187,7 @@ pub(super) async fn whole(
     }
     let mut mutation = answer_headers(&head.headers, finished.plan());
     let mut kept = None;
-    match settle(router, envoy.account(), &mut finished, &lineage).await {
+    match settle(router, envoy.account(), &mut finished, &lineage, Writing::ByExchange).await {
         Ok(Stored::AsAsked(record)) => kept = record,
         Ok(Stored::Not) => mutation = mutation.set("x-responses-stored", "false"),
         Err(error) if !streamed => {
@@ -299,7 +299,7 @@ async fn live(
         return Err(ExchangeError::Internal("the stream was finished twice"));
     };
     // A failure is told inside the stream, see `settle`.
-    let kept = match settle(router, &account, &mut finished, &lineage).await {
+    let kept = match settle(router, &account, &mut finished, &lineage, Writing::Alone).await {
         Ok(Stored::AsAsked(record)) => record,
         Ok(Stored::Not) | Err(_) => None,
     };
@@ -362,13 +362,14 @@ async fn settle(
     account: &Account,
     finished: &mut translate::Finished,
     lineage: &Lineage,
+    writing: Writing,
 ) -> Result<Stored, WireError> {
     if !finished.plan().store {
         return Ok(Stored::AsAsked(None));
     }
     // What becomes of it when this future is dropped.
     account.note(|facts| facts.stored = StoredFact::InBackground);
-    match account.storing("store response", router.keeping.keep(finished, lineage)).await {
+    match account.storing("store response", router.keeping.keep(finished, lineage, writing)).await {
         Ok(record) => {
             account.note(|facts| facts.stored = StoredFact::Stored);
             Ok(Stored::AsAsked(Some(record)))

@@ -15,7 +15,8 @@
 //! - The stream ends with OK only when the exchange returned [`Finished`], which only [`Envoy::finish`] makes, out of
 //!   the last message. Every other end (error, panic, Envoy gone) is a gRPC error after all messages sent before it.
 //! - While Envoy does not read, `send` waits, and the whole exchange with it: it is not polled at all. So an exchange
-//!   must not hold what others wait for (a lock, a permit of a small semaphore) across a `send`.
+//!   must not hold what others wait for (a lock, a permit of a small semaphore) across a `send`, nor begin to after one: a
+//!   store's write has a task of its own then.
 //! - When Envoy resets the stream, the exchange is dropped at whatever await it is, a store's included. On Envoy 1.40
 //!   that is what a client that hangs up and an upstream that breaks off look like; [`ExchangeError::Gone`], Envoy's
 //!   side ended without a reset, is the exception. So what must happen at such an end belongs in a drop guard, and what

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -98,20 +99,28 @@ impl Keeping {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn keep(&self, finished: &mut Finished, lineage: &Lineage) -> Result<Arc<Record>, StoreError> {
+    pub async fn keep(
+        &self,
+        finished: &mut Finished,
+        lineage: &Lineage,
+        writing: Writing,
+    ) -> Result<Arc<Record>, StoreError> {
         let record = Arc::new(record(finished, lineage)?);
+        if writing == Writing::Alone {
+            let written = self.keep_in_background(lineage.owner, Arc::clone(&record)).await;
+            let written = written.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())));
+            return written.map(|()| record);
+        }
         let mut unwritten = Unwritten { keeping: self, owner: lineage.owner, record: Some(Arc::clone(&record)) };
         let result = self.within("put", self.holdings(lineage.owner).put(Arc::clone(&record))).await;
         unwritten.record = None;
         result.map(|()| record)
     }
 
-    fn keep_in_background(&self, owner: Owner, record: Arc<Record>) {
+    /// Writes in a task of its own. A failure is counted and logged, for there may be nobody to tell.
+    fn keep_in_background(&self, owner: Owner, record: Arc<Record>) -> JoinHandle<Result<(), StoreError>> {
         let keeping = self.clone();
-        self.tasks.spawn(async move {
-            // The failure was counted and logged; nobody is left to tell.
-            let _ = keeping.within("put", keeping.holdings(owner).put(record)).await;
-        });
+        self.tasks.spawn(async move { keeping.within("put", keeping.holdings(owner).put(record)).await })
     }
 
     async fn within<T>(
@@ -146,6 +155,16 @@ fn record(finished: &mut Finished, lineage: &Lineage) -> Result<Record, StoreErr
     })
 }
 
+/// Who drives the write of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writing {
+    /// The exchange, which has nothing to do meanwhile.
+    ByExchange,
+    /// A task of its own: an exchange that has sent something is not polled while Envoy does not read it, and others wait
+    /// for a write's share of the store's bounds.
+    Alone,
+}
+
 /// A record whose write has begun and was not acknowledged.
 struct Unwritten<'a> {
     keeping: &'a Keeping,
@@ -156,7 +175,7 @@ struct Unwritten<'a> {
 impl Drop for Unwritten<'_> {
     fn drop(&mut self) {
         if let Some(record) = self.record.take() {
-            self.keeping.keep_in_background(self.owner, record);
+            drop(self.keeping.keep_in_background(self.owner, record));
         }
     }
 }
@@ -248,7 +267,7 @@ impl Drop for LiveStream {
         }
         self.account.note(|facts| facts.stored = Stored::InBackground);
         match record(&mut finished, &self.lineage) {
-            Ok(record) => self.keeping.keep_in_background(self.lineage.owner, Arc::new(record)),
+            Ok(record) => drop(self.keeping.keep_in_background(self.lineage.owner, Arc::new(record))),
             Err(error) => tracing::error!(%error, "an interrupted response could not be stored"),
         }
     }

@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(check(r#"{"a":1,"b":[2,3],"c":"x,y"}"#, 9, 5), Err(Excess::Values));
         assert_eq!(check("7", 9, 1), Ok(()));
         assert_eq!(check("[1,2]", 9, 4), Ok(()));
-        // One value each two bytes is the most that there can be.
+        // One value each byte, and the whole, is the most that there can be.
         assert_eq!(check("[[[[[[[[[", 9, 10), Ok(()));
         assert_eq!(check("[[[[[[[[[", 9, 9), Err(Excess::Values));
     }

@@ -1,6 +1,7 @@
 //! The frame around an exchange, driven by a scripted Envoy.
 
 mod endings;
+mod keeping;
 mod listener;
 mod messages;
 mod reports;

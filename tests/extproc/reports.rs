@@ -9,7 +9,7 @@ use responses_router::extproc::exchange::{Policy, Router as Responses};
 use responses_router::extproc::keeping::Keeping;
 use responses_router::extproc::route::Routes;
 use responses_router::id::CountingIds;
-use responses_router::store::{ChainLimits, MemoryBounds, MemoryStore};
+use responses_router::store::{ChainLimits, MemoryBounds, MemoryStore, ResponseStore};
 use responses_router::telemetry::Reporter;
 use responses_router::telemetry::metadata::{Key, Keys};
 use responses_router::translate::Settings;
@@ -28,8 +28,8 @@ use crate::support::stack::chat;
 use crate::support::stack::wait::eventually;
 
 /// A router, and where it reports.
-struct Reported {
-    router: Router,
+pub(super) struct Reported {
+    pub(super) router: Router,
     reporter: Arc<Reporter>,
 }
 
@@ -40,13 +40,12 @@ impl Reported {
 
     /// One whose exchanges take no longer than that.
     async fn start_bounded(exchange: Duration) -> Self {
+        Self::start_with(Arc::new(memory()), exchange).await
+    }
+
+    pub(super) async fn start_with(store: Arc<dyn ResponseStore>, exchange: Duration) -> Self {
         let reporter =
             Arc::new(Reporter { metadata: Some(("ours".to_owned(), Keys::of(Key::ALL))), ..Reporter::default() });
-        let bounds = MemoryBounds {
-            max_entries: NonZeroU64::new(100).unwrap(),
-            max_bytes: 1 << 20,
-            ttl: Duration::from_secs(60),
-        };
         let router = Responses {
             enabled: true,
             routes: Routes::new(""),
@@ -55,7 +54,7 @@ impl Reported {
             reasoning_keys: None,
             tenancy: None,
             keeping: Keeping {
-                store: Arc::new(MemoryStore::new(bounds)),
+                store,
                 deadline: Duration::from_secs(5),
                 tasks: TaskTracker::new(),
                 metrics: Arc::clone(&reporter.metrics),
@@ -100,12 +99,17 @@ impl Reported {
     }
 }
 
-fn create(stream: bool) -> Vec<Request> {
+pub(super) fn memory() -> MemoryStore {
+    let max_entries = NonZeroU64::new(100).unwrap();
+    MemoryStore::new(MemoryBounds { max_entries, max_bytes: 1 << 20, ttl: Duration::from_secs(60) })
+}
+
+pub(super) fn create(stream: bool) -> Vec<Request> {
     let body = json!({"model": "m", "input": "Hi", "stream": stream});
     vec![post(), request_body(body.to_string(), false), request_trailers()]
 }
 
-fn frame(chunk: &serde_json::Value) -> Request {
+pub(super) fn frame(chunk: &serde_json::Value) -> Request {
     response_body(format!("data: {chunk}\n\n"), false)
 }
 
@@ -126,7 +130,7 @@ fn whole() -> Vec<Request> {
     messages
 }
 
-async fn tell(exchange: &mut Exchange, messages: &[Request]) {
+pub(super) async fn tell(exchange: &mut Exchange, messages: &[Request]) {
     for message in messages {
         exchange.send(message.clone()).await;
     }

@@ -142,16 +142,20 @@ async fn a_conversation_begins_on_a_master_that_answers() {
     next(&store, &ids, &[]).await;
     let master = cluster.masters()[0];
 
-    // So many in a row that some of them would meet it.
+    // So many in a row that one of them would meet it, 98 times out of 100.
     let all_begin = async || {
         let mut in_a_row = 0;
-        while in_a_row < RUNS * RUN {
+        while in_a_row < 10 * RUN {
             in_a_row = if try_next(&store, &ids, &[]).await.is_ok() { in_a_row + 1 } else { 0 };
         }
     };
     let all_begin_in_time = async || tokio::time::timeout(PATIENCE, all_begin()).await.expect("turns that begin");
     let have_all_masters = async || {
-        let begun = beginnings(&store, &ids, RUNS * RUN).await;
+        let mut begun = Vec::new();
+        for _ in 0..RUNS * RUN {
+            // On a busy machine one may come too late.
+            begun.extend(try_next(&store, &ids, &[]).await);
+        }
         Keys::of(cluster, &config).masters_of(&begun).len() == 3
     };
     assert!(have_all_masters().await);

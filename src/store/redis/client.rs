@@ -14,7 +14,6 @@ use secrecy::ExposeSecret;
 
 use super::node::Lane;
 use super::slots::{Naming, Slotting};
-
 use super::tls::tls;
 use crate::config::{Redis, RedisAddress, RedisServer};
 

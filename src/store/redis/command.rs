@@ -213,7 +213,7 @@ impl Commands {
 
     /// Sends a command.
     pub(super) async fn run(&self, command: &Command, deadline: Instant) -> Result<Value, StoreError> {
-        retrying(&self.pool, self.pool.turn(), &self.once(command), deadline, None).await
+        retrying(&self.pool, self.pool.turn(Once::LANE), &self.once(command), deadline, None).await
     }
 
     /// Sends commands that may be repeated, all at once; their answers in the same order.
@@ -222,7 +222,7 @@ impl Commands {
             return Ok(vec![self.run(command, deadline).await?]);
         }
         // One turn for all: they go out together.
-        let turn = self.pool.turn();
+        let turn = self.pool.turn(Once::LANE);
         let mut volleys: Vec<Volley<'_>> = Vec::new();
         for (place, command) in commands.iter().enumerate() {
             let once = self.once(command);
@@ -408,13 +408,19 @@ pub(super) async fn retrying<A: Attempt>(
                 asked = node.and_then(|node| pool.follow(error.details(), &node));
                 true
             }
-            Failure::Broken => attempt.is_repeatable(),
+            Failure::Broken => {
+                node.inspect(|node| node.doubt());
+                attempt.is_repeatable()
+            }
             Failure::Silent => {
                 counters.timeouts.one();
                 pool.note_silence();
                 attempt.is_repeatable()
             }
-            Failure::Final => false,
+            Failure::Final => {
+                node.inspect(|node| node.doubt());
+                false
+            }
         };
         // Shorter towards the deadline: who waits for a failover asks until its very end.
         let next = pause.min(left(deadline) / 2);

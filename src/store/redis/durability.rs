@@ -156,7 +156,7 @@ impl Durability {
             OnMissingAcks::Fail => PATIENCE,
         };
         let attempt = Confirmed { write, acks: self.acks, patience, longest: self.write_timeout };
-        retrying(&self.pool, self.pool.turn(), &attempt, deadline, None).await
+        retrying(&self.pool, self.pool.turn(Confirmed::LANE), &attempt, deadline, None).await
     }
 
     fn judge(&self, acks: i64) -> Result<(), StoreError> {

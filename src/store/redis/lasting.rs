@@ -9,7 +9,8 @@ use tokio_util::task::TaskTracker;
 /// An operation that its caller drives. Should the caller be dropped before it has ended, a task of its own drives it to
 /// its end. An operation that has not begun is dropped with its caller.
 ///
-/// Most have a task already that waits for them, and another one would cost more than much of what an operation does.
+/// Most have a task already that waits for them, and another one would cost more than much of what an operation does. While
+/// that task is not polled, the operation stands still, with what it holds of the store's bounds.
 pub(super) struct Lasting<T: Send + 'static> {
     operation: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
     begun: bool,

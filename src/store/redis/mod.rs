@@ -42,12 +42,14 @@ mod topology;
 mod tracked;
 
 use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use fred::types::Value;
+use futures_util::FutureExt as _;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -230,7 +232,9 @@ impl RedisStore {
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
         const { assert!(size_of::<F>() <= LARGEST_OPERATION_BYTES) };
-        Lasting::new(&self.tasks, operation)
+        let panicked = || StoreError::Unavailable("the operation failed by a fault of ours".to_owned());
+        let operation = AssertUnwindSafe(operation).catch_unwind();
+        Lasting::new(&self.tasks, async move { operation.await.unwrap_or_else(|_| Err(panicked())) })
     }
 
     /// Runs an operation. Fails at once while Redis is away, and as soon as that is known.

@@ -1,6 +1,7 @@
 //! A server, and the connections to it that are kept.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -31,6 +32,9 @@ const PROBE_AFTER: Duration = Duration::from_millis(500);
 
 /// A server that has not answered for so long, though it was probed, most likely will not now.
 const DOUBTED_AFTER: Duration = Duration::from_secs(1);
+
+/// A server that has refused a command most likely refuses the next one for so long.
+const DOUBTED_FOR: Duration = Duration::from_secs(1);
 
 /// How often one that does not answer is told of.
 const TROUBLE_EVERY: Duration = Duration::from_millis(100);
@@ -91,6 +95,8 @@ pub(super) struct Node {
     tracked: Box<[ArcSwapOption<Link>]>,
     in_flight: Semaphore,
     born: Instant,
+    /// When it last refused a command: milliseconds since `born`, 0 for never.
+    refused: AtomicU64,
     stop: CancellationToken,
 }
 
@@ -106,6 +112,7 @@ impl Node {
             tracked: lane(tracked),
             in_flight: Semaphore::new(making.most_in_flight.clamp(1, Semaphore::MAX_PERMITS)),
             born: Instant::now(),
+            refused: AtomicU64::new(0),
             stop: making.stop.child_token(),
         });
         let lanes = [(Lane::Common, making.common), (Lane::Confirmed, making.confirmed), (Lane::Tracked, tracked)];
@@ -138,9 +145,17 @@ impl Node {
         in_turn.filter_map(ArcSwapOption::load_full).find(|link| link.is_connected())
     }
 
-    /// Whether it would most likely answer now.
+    /// Whether a command would most likely succeed now.
     pub(super) fn answers(&self) -> bool {
-        self.link(Lane::Common, 0).is_some_and(|link| link.silence() < DOUBTED_AFTER)
+        let refused = self.refused.load(Ordering::Relaxed);
+        let refuses = refused > 0 && self.age() < Duration::from_millis(refused) + DOUBTED_FOR;
+        let mut links = self.common.iter().filter_map(ArcSwapOption::load_full);
+        !refuses && links.any(|link| link.is_connected() && link.silence() < DOUBTED_AFTER)
+    }
+
+    /// Takes note that it has refused a command, or ended a connection that had one.
+    pub(super) fn doubt(&self) {
+        self.refused.store(u64::try_from(self.age().as_millis()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
     }
 
     /// Ends the tracked connection: the server is not the one to ask any more, and what it would tell says nothing.

@@ -64,22 +64,31 @@ impl Placing {
         ids: &dyn IdSource,
         key: impl Fn(&ResponseId) -> String,
     ) -> ResponseId {
-        let first = ids.response_id();
-        if !pool.is_clustered() {
-            return first;
+        if !pool.is_clustered() || !pool.some_answer() {
+            return ids.response_id();
         }
         let slot = |id: &ResponseId| pool.slotting().slot(&key(id));
-        let others = std::iter::repeat_with(|| ids.response_id());
-        let mut drawn = std::iter::once(first.clone()).chain(others).take(DRAWN).map(|id| (slot(&id), id));
-        let place = match parent.filter(|parent| self.gathers(parent)) {
-            Some(parent) => Some(slot(parent)),
-            None => self.next_of_run(pool),
-        };
-        let found = match place {
-            Some(place) => drawn.find(|(slot, _)| pool.have_one_owner(place, *slot)),
-            None => drawn.find(|(slot, _)| pool.answers(*slot)).inspect(|(slot, _)| self.begin_run(*slot)),
-        };
-        found.map_or(first, |(_, id)| id)
+        let parent = parent.filter(|parent| self.gathers(parent)).map(slot);
+        let place = parent.or_else(|| self.next_of_run(pool));
+        // The best that has been drawn so far.
+        let mut spare = None;
+        for id in std::iter::repeat_with(|| ids.response_id()).take(DRAWN) {
+            let slot = slot(&id);
+            match place {
+                Some(place) if pool.have_one_owner(place, slot) => return id,
+                Some(_) if spare.is_none() && pool.answers(slot) => spare = Some(id),
+                Some(_) => {}
+                None if pool.answers(slot) => {
+                    self.begin_run(slot);
+                    return id;
+                }
+                None => {}
+            }
+        }
+        if parent.is_none() {
+            self.end_run();
+        }
+        spare.unwrap_or_else(|| ids.response_id())
     }
 
     /// A slot of the master on which a turn lies that may lie anywhere, unless it is time for another one.
@@ -91,6 +100,11 @@ impl Placing {
 
     fn begin_run(&self, slot: u16) {
         *self.run.lock().unwrap_or_else(PoisonError::into_inner) = Run { slot, left: RUN - 1 };
+    }
+
+    /// What comes next lies elsewhere: there are hardly any ids that lie on this master.
+    fn end_run(&self) {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner).left = 0;
     }
 
     /// Whether the next child of a turn lies with it. Counts it.

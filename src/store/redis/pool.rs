@@ -105,9 +105,14 @@ impl Pool {
         &self.making.counters
     }
 
-    /// A number for commands that should go out together, the same for some that follow one another.
-    pub(super) fn turn(&self) -> usize {
-        self.turn.fetch_add(1, Ordering::Relaxed) / TOGETHER
+    /// A number for commands that should go out together, the same for some that follow one another, unless each holds up
+    /// the next.
+    pub(super) fn turn(&self, lane: Lane) -> usize {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        match lane {
+            Lane::Common | Lane::Tracked => turn / TOGETHER,
+            Lane::Confirmed => turn,
+        }
     }
 
     /// The node that owns a slot, as far as is known.
@@ -125,6 +130,11 @@ impl Pool {
     /// Whether the node that owns a slot has answered lately, as far as is known.
     pub(super) fn answers(&self, slot: u16) -> bool {
         self.topology.load().owner(slot).is_some_and(|node| node.answers())
+    }
+
+    /// Whether any node that owns slots has.
+    pub(super) fn some_answer(&self) -> bool {
+        self.topology.load().masters().iter().any(|node| node.answers())
     }
 
     /// A connection to each master that there is one to; others first each time.
