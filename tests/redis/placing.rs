@@ -168,6 +168,22 @@ async fn a_conversation_begins_on_a_master_that_answers() {
     all_begin_in_time().await;
 }
 
+/// A master that refuses is tried again each second, by one of those that begin.
+#[tokio::test(flavor = "multi_thread")]
+async fn conversations_begin_on_masters_that_take_writes() {
+    let cluster = Cluster::start();
+    let (config, ids) = (cluster.config(), RandomIds::default());
+    let store = open(&config).await;
+    next(&store, &ids, &[]).await;
+    cluster.nodes[cluster.masters()[0]].cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let mut refused = 0;
+    for _ in 0..RUNS * RUN {
+        refused += usize::from(try_next(&store, &ids, &[]).await.is_err());
+    }
+    // A third, if they lay anywhere.
+    assert!((1..RUNS * RUN / 10).contains(&refused), "{refused}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_turn_that_many_conversations_begin_with_does_not_gather_them_on_its_master() {
     let cluster = Cluster::shared();
