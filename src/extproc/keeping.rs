@@ -95,7 +95,7 @@ impl Keeping {
 
     /// Writes the record of a finished answer, waits until the store has acknowledged it, and gives it back.
     ///
-    /// Dropping the future does not lose the record: the write is then repeated in a task of its own.
+    /// Dropping the future does not lose the record: the write then goes on, or is repeated, in a task of its own.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -403,24 +403,21 @@ pub(super) async fn retrying<A: Attempt>(
         if let (Reason::ReadOnly, Some(node)) = (reason, &node) {
             node.give_up_tracked();
         }
+        if let (Failure::Broken | Failure::Final, Some(node)) = (&failure, &node) {
+            node.doubt();
+        }
         let again = match failure {
             Failure::NotYet => {
                 asked = node.and_then(|node| pool.follow(error.details(), &node));
                 true
             }
-            Failure::Broken => {
-                node.inspect(|node| node.doubt());
-                attempt.is_repeatable()
-            }
+            Failure::Broken => attempt.is_repeatable(),
             Failure::Silent => {
                 counters.timeouts.one();
                 pool.note_silence();
                 attempt.is_repeatable()
             }
-            Failure::Final => {
-                node.inspect(|node| node.doubt());
-                false
-            }
+            Failure::Final => false,
         };
         // Shorter towards the deadline: who waits for a failover asks until its very end.
         let next = pause.min(left(deadline) / 2);
