@@ -89,7 +89,7 @@ mod tests {
     use crate::extproc::pb::{Kind, Struct};
     use crate::id::ResponseId;
     use crate::openai::responses::Usage;
-    use crate::telemetry::facts::Ending;
+    use crate::telemetry::facts::{Ending, Stored};
     use crate::telemetry::metadata::Key;
 
     fn all() -> Keys {
@@ -98,6 +98,17 @@ mod tests {
 
     fn usual() -> Keys {
         Keys::of(Keys::USUAL)
+    }
+
+    /// The keys that Envoy is told.
+    fn told(facts: &Facts, keys: Keys) -> Vec<String> {
+        let Some(namespace) = Struct::decode(encode("ours", keys, facts)).unwrap().fields.remove("ours") else {
+            return Vec::new();
+        };
+        let Some(Kind::StructValue(Struct { fields })) = namespace.kind else { panic!("a struct") };
+        let mut told: Vec<String> = fields.into_keys().collect();
+        told.sort();
+        told
     }
 
     #[test]
@@ -122,27 +133,58 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_change_is_told_once_and_the_end_when_it_is_known() {
-        let told = |facts: &Facts, keys: Keys| {
-            let Some(namespace) = Struct::decode(encode("ours", keys, facts)).unwrap().fields.remove("ours") else {
-                return Vec::new();
-            };
-            let Some(Kind::StructValue(Struct { fields })) = namespace.kind else { panic!("a struct") };
-            let mut told: Vec<String> = fields.into_keys().collect();
-            told.sort();
-            told
-        };
+    fn what_was_asked_goes_with_the_request_and_the_response_with_the_end_or_when_its_stream_begins() {
         let mut facts = Facts { route: "create", model: Some("m".to_owned()), ..Facts::default() };
         facts.response_id = Some(ResponseId::from_bits(1));
-        assert_eq!(told(&facts, all()), ["model", "response_id", "route", "stream"]);
-        assert_eq!(told(&facts, usual()), ["response_id"]);
-        facts.introduced = true;
-        assert_eq!((told(&facts, all()), encode("ours", all(), &facts)), (vec![], Bytes::new()));
-        facts.ending = Some(Ending::Completed);
-        facts.usage = Some(Usage::default());
-        let counts = ["cached_tokens", "input_tokens", "outcome", "output_tokens", "reasoning_tokens", "total_tokens"];
-        assert_eq!(told(&facts, all()), counts);
-        assert_eq!(told(&facts, usual()), ["input_tokens", "outcome", "output_tokens"]);
-        assert_eq!(told(&facts, Keys::of(&[Key::TotalTokens])), ["total_tokens"]);
+        assert_eq!(told(&facts, all()), ["model", "route", "stream"]);
+        assert_eq!(encode("ours", usual(), &facts), Bytes::new());
+        let stream = Facts { stream: true, ..facts.clone() };
+        assert_eq!(told(&stream, all()), ["model", "response_id", "route", "stream"]);
+        assert_eq!(told(&stream, usual()), ["response_id"]);
+
+        for (mut facts, late) in [(facts, true), (stream, false)] {
+            facts.introduced = true;
+            assert_eq!(encode("ours", all(), &facts), Bytes::new());
+            facts.ending = Some(Ending::Completed);
+            facts.usage = Some(Usage::default());
+            let with_id = |keys: &[&'static str]| {
+                let mut keys: Vec<_> = late.then_some("response_id").into_iter().chain(keys.iter().copied()).collect();
+                keys.sort_unstable();
+                keys
+            };
+            let counts =
+                ["cached_tokens", "input_tokens", "outcome", "output_tokens", "reasoning_tokens", "total_tokens"];
+            assert_eq!(told(&facts, all()), with_id(&counts));
+            assert_eq!(told(&facts, usual()), with_id(&["input_tokens", "outcome", "output_tokens"]));
+            assert_eq!(told(&facts, Keys::of(&[Key::TotalTokens])), ["total_tokens"]);
+        }
+    }
+
+    #[test]
+    fn a_refusal_tells_all_at_once() {
+        let mut facts = Facts { route: "create", model: Some("m".to_owned()), ..Facts::default() };
+        facts.ending = Some(Ending::Refused);
+        facts.response_id = Some(ResponseId::from_bits(1));
+        for stream in [false, true] {
+            let facts = Facts { stream, ..facts.clone() };
+            assert_eq!(told(&facts, all()), ["model", "outcome", "response_id", "route", "stream"]);
+            assert_eq!(told(&facts, usual()), ["outcome", "response_id"]);
+        }
+    }
+
+    #[test]
+    fn by_default_only_a_record_that_is_not_stored_as_it_should_be_is_told_of() {
+        let of = |stored| Facts { stored, ending: Some(Ending::Completed), ..Facts::default() };
+        for (stored, tells) in [
+            (Stored::NotAsked, vec![]),
+            (Stored::Stored, vec![Key::Stored]),
+            (Stored::Degraded, vec![Key::NotStored, Key::Stored]),
+            (Stored::InBackground, vec![Key::NotStored, Key::Stored]),
+        ] {
+            let tells: Vec<_> = tells.into_iter().map(Key::as_str).collect();
+            assert_eq!(told(&of(stored), Keys::of(&[Key::Stored, Key::NotStored])), tells);
+        }
+        assert_eq!(told(&of(Stored::Stored), usual()), ["outcome"]);
+        assert_eq!(told(&of(Stored::Refused), usual()), ["not_stored", "outcome"]);
     }
 }

@@ -36,7 +36,7 @@ pub struct Facts {
     pub status: Option<u16>,
     /// How it ended; `None` while it goes on.
     pub ending: Option<Ending>,
-    /// Whether Envoy was told, in metadata, what does not change any more.
+    /// Whether Envoy was told, in metadata, what was asked.
     pub introduced: bool,
     /// Whether the client was told all that there is to tell: without it, nobody was left to be told.
     pub told: bool,

@@ -61,6 +61,8 @@ keys! {
     Outcome = "outcome",
     /// What became of the record.
     Stored = "stored",
+    /// What became of the record, unless it is stored as it should be.
+    NotStored = "not_stored",
     /// Why the response is incomplete.
     Reason = "reason",
     /// The code of the error that the client got.
@@ -109,7 +111,7 @@ impl Keys {
         Key::Lossy,
         Key::ChainLength,
         Key::Outcome,
-        Key::Stored,
+        Key::NotStored,
         Key::Reason,
         Key::ErrorCode,
         Key::UpstreamError,
@@ -130,57 +132,66 @@ impl Keys {
 }
 
 /// Tells `put` each of these keys that Envoy was not told yet, and its value. What does not apply, or is not known yet, has
-/// no key; Envoy keeps what it was told before, so what an admitted request settles is said once. Of an exchange that
-/// goes on nothing else is said, and this stays if no more ever is: the client is gone.
+/// no key; Envoy keeps what it was told before.
+///
+/// A message with metadata costs Envoy as much as another key, so with the request goes what a filter behind the router may
+/// decide by, and what the log would lack if the client hung up in the middle of a stream. All else goes with the last
+/// message.
 pub fn entries(facts: &Facts, keys: Keys, mut put: impl FnMut(Key, Value<'_>)) {
-    if !facts.introduced {
-        introduction(facts, keys, &mut put);
+    let begins = !facts.introduced;
+    if begins {
+        request(facts, keys, &mut put);
+    }
+    if (begins && facts.stream) || (facts.ending.is_some() && !facts.stream) {
+        response(facts, keys, &mut put);
     }
     let Some(ending) = facts.ending else { return };
-    let mut text = |key, value: Option<&str>| {
-        if let Some(value) = value.filter(|_| keys.has(key)) {
-            put(key, Value::Text(value));
-        }
-    };
-    text(Key::Outcome, Some(ending.as_str()));
-    text(Key::Stored, (facts.stored != Stored::NotAsked).then(|| facts.stored.as_str()));
-    text(Key::Reason, facts.reason);
-    text(Key::ErrorCode, facts.error_code);
-    text(Key::UpstreamError, facts.upstream_error.map(UpstreamError::as_str));
-    let mut number = |key, value: Option<f64>| {
-        if let Some(value) = value.filter(|_| keys.has(key)) {
-            put(key, Value::Number(value));
-        }
-    };
+    text(keys, &mut put, Key::Outcome, Some(ending.as_str()));
+    let stored = Some(facts.stored).filter(|stored| *stored != Stored::NotAsked);
+    text(keys, &mut put, Key::Stored, stored.map(Stored::as_str));
+    text(keys, &mut put, Key::NotStored, stored.filter(|stored| *stored != Stored::Stored).map(Stored::as_str));
+    text(keys, &mut put, Key::Reason, facts.reason);
+    text(keys, &mut put, Key::ErrorCode, facts.error_code);
+    text(keys, &mut put, Key::UpstreamError, facts.upstream_error.map(UpstreamError::as_str));
     if let Some(usage) = facts.usage {
-        number(Key::InputTokens, Some(whole(usage.input_tokens)));
-        number(Key::OutputTokens, Some(whole(usage.output_tokens)));
-        number(Key::CachedTokens, Some(whole(usage.input_tokens_details.cached_tokens)));
-        number(Key::ReasoningTokens, Some(whole(usage.output_tokens_details.reasoning_tokens)));
-        number(Key::TotalTokens, Some(whole(usage.total_tokens)));
+        number(keys, &mut put, Key::InputTokens, Some(whole(usage.input_tokens)));
+        number(keys, &mut put, Key::OutputTokens, Some(whole(usage.output_tokens)));
+        number(keys, &mut put, Key::CachedTokens, Some(whole(usage.input_tokens_details.cached_tokens)));
+        number(keys, &mut put, Key::ReasoningTokens, Some(whole(usage.output_tokens_details.reasoning_tokens)));
+        number(keys, &mut put, Key::TotalTokens, Some(whole(usage.total_tokens)));
     }
-    number(Key::TtftMs, facts.first_token.map(milliseconds));
-    number(Key::StoreMs, (!facts.store_time.is_zero()).then(|| milliseconds(facts.store_time)));
+    number(keys, &mut put, Key::TtftMs, facts.first_token.map(milliseconds));
+    number(keys, &mut put, Key::StoreMs, (!facts.store_time.is_zero()).then(|| milliseconds(facts.store_time)));
 }
 
-/// What does not change any more once a request was admitted.
-fn introduction(facts: &Facts, keys: Keys, mut put: impl FnMut(Key, Value<'_>)) {
-    let mut text = |key, value: Option<&str>| {
-        if let Some(value) = value.filter(|_| keys.has(key)) {
-            put(key, Value::Text(value));
-        }
-    };
-    text(Key::Route, Some(facts.route));
-    text(Key::ResponseId, facts.response_id.as_ref().map(|id| id.as_str()));
-    text(Key::PreviousResponseId, facts.previous_response_id.as_ref().map(|id| id.as_str()));
-    text(Key::Tenant, facts.tenant.map(|tenant| tenant.short()).as_deref());
-    text(Key::Model, facts.model.as_deref());
-    text(Key::Lossy, facts.lossy.header().as_deref());
+/// What was asked, and by whom.
+fn request(facts: &Facts, keys: Keys, put: &mut impl FnMut(Key, Value<'_>)) {
+    text(keys, put, Key::Route, Some(facts.route));
+    let parent = facts.previous_response_id.as_ref();
+    text(keys, put, Key::PreviousResponseId, parent.map(|id| id.as_str()));
+    text(keys, put, Key::Tenant, facts.tenant.map(|tenant| tenant.short()).as_deref());
+    text(keys, put, Key::Model, facts.model.as_deref());
     if facts.route == "create" && keys.has(Key::Stream) {
         put(Key::Stream, Value::Flag(facts.stream));
     }
-    if let Some(chain) = facts.chain.filter(|_| keys.has(Key::ChainLength)) {
-        put(Key::ChainLength, Value::Number(whole(chain.length as u64)));
+}
+
+/// What is known of the response when its request was admitted, and does not change any more.
+fn response(facts: &Facts, keys: Keys, put: &mut impl FnMut(Key, Value<'_>)) {
+    text(keys, put, Key::ResponseId, facts.response_id.as_ref().map(|id| id.as_str()));
+    text(keys, put, Key::Lossy, facts.lossy.header().as_deref());
+    number(keys, put, Key::ChainLength, facts.chain.map(|chain| whole(chain.length as u64)));
+}
+
+fn text(keys: Keys, put: &mut impl FnMut(Key, Value<'_>), key: Key, value: Option<&str>) {
+    if let Some(value) = value.filter(|_| keys.has(key)) {
+        put(key, Value::Text(value));
+    }
+}
+
+fn number(keys: Keys, put: &mut impl FnMut(Key, Value<'_>), key: Key, value: Option<f64>) {
+    if let Some(value) = value.filter(|_| keys.has(key)) {
+        put(key, Value::Number(value));
     }
 }
 

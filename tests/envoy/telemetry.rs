@@ -127,7 +127,7 @@ async fn by_default_the_access_log_has_what_envoy_does_not_know_itself() {
     let first = stack.send(with_header(asked, "x-request-id", "usual-1")).await.json().await;
     let line = access_line(&stack, "usual-1").await;
     let expected = json!({
-        "response_id": first["id"], "outcome": "completed", "stored": "stored", "input_tokens": 7, "output_tokens": 3,
+        "response_id": first["id"], "outcome": "completed", "input_tokens": 7, "output_tokens": 3,
     });
     assert_eq!((&line["responses"], &line["model"]), (&expected, &json!("told-usual")));
 
@@ -137,7 +137,7 @@ async fn by_default_the_access_log_has_what_envoy_does_not_know_itself() {
         .await;
     let told = told(&stack, "usual-2").await;
     assert_eq!((&told["chain_length"], told["ttft_ms"].is_number()), (&json!(1), true), "{told}");
-    assert_eq!(told.as_object().unwrap().len(), 7, "{told}");
+    assert_eq!(told.as_object().unwrap().len(), 6, "{told}");
 }
 
 #[tokio::test]
