@@ -27,7 +27,7 @@ def of(stack: Json, growth: Json, *, day: Callable[[int], str]) -> dict[str, str
     }
     for name in ("json", "sse", "sse-long", "chain"):
         tables[name] = _costs(cases.get(name))
-    for name in ("paced", "paced-silent"):
+    for name in ("paced", "paced-in-step", "paced-silent"):
         tables[name] = _delays(cases.get(name))
     for name in ("history", "bodies", "streams", "routers", "router-turns"):
         tables[name] = _growth(grown.get(name))
@@ -75,10 +75,17 @@ def _run(run: Json, day: Callable[[int], str]) -> str:
 def _targets(targets: Sequence[Json]) -> str:
     words = {True: "reached", False: "**not reached**", None: "not measured"}
     rows = [
-        [one["work"], one["measure"], f"≤ {one['at_most']:g}", number(one["measured"], 2), words[one["reached"]]]
+        [
+            one["work"],
+            one["measure"],
+            f"≤ {one['at_most']:g}",
+            number(one["measured"], 2),
+            " to ".join(number(bound, 2) for bound in one["interval"] or []),
+            words[one["reached"]],
+        ]
         for one in targets
     ]
-    return _table(["work", "measure", "target", "measured", ""], rows)
+    return _table(["work", "measure", "target", "measured", "95% of medians", ""], rows)
 
 
 def _costs(case: Json | None) -> str:

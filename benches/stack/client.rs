@@ -59,6 +59,8 @@ pub(crate) struct Pace {
     pub(crate) thinking: Duration,
     /// Whether an SSE comment comes with the headers.
     pub(crate) comment: bool,
+    /// Whether all streams send their tokens at the same moments.
+    pub(crate) in_step: bool,
 }
 
 /// A number of equal requests.
@@ -264,6 +266,9 @@ fn request(target: SocketAddr, api: Api, answer: Answer, body: String) -> Result
                 request = request.header(mock::THINKING, milliseconds(pace.thinking)?);
                 if pace.comment {
                     request = request.header(mock::COMMENT, "1");
+                }
+                if pace.in_step {
+                    request = request.header(mock::IN_STEP, "1");
                 }
             }
         }

@@ -20,6 +20,25 @@ impl Rounds {
         median(&self.0)
     }
 
+    /// Between which two rounds the median of endlessly many would be, with a confidence of 95% or more: it is left of the
+    /// first or right of the last of so many as rarely as a coin falls on one side as often. `None` with fewer than six.
+    pub(crate) fn interval(&self) -> Option<[f64; 2]> {
+        let mut values = self.0.clone();
+        values.sort_unstable_by(f64::total_cmp);
+        let rounds = values.len() as f64;
+        let (mut exactly, mut at_most, mut outside) = (0.5f64.powf(rounds), 0.0, 0);
+        loop {
+            at_most += exactly;
+            if at_most > 0.025 {
+                break;
+            }
+            outside += 1;
+            exactly *= (rounds - f64::from(outside) + 1.0) / f64::from(outside);
+        }
+        let first = usize::try_from(outside).ok()?.checked_sub(1)?;
+        Some([*values.get(first)?, *values.get(values.len().checked_sub(first + 1)?)?])
+    }
+
     /// Round by round, so that a busy round does not meet a quiet one.
     pub(crate) fn each_with(&self, other: &Self, join: impl Fn(f64, f64) -> f64) -> Self {
         Self(self.0.iter().zip(&other.0).map(|(one, other)| join(*one, *other)).collect())

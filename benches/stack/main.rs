@@ -166,13 +166,14 @@ async fn run(args: &Args) -> Result<(), Failure> {
 
 async fn cases(directory: &RunDirectory, mock: &Mock, args: &Args, report: &mut Report<'_>) -> Result<(), Failure> {
     let (rounds, turns, conversations) = (args.rounds, args.turns, args.conversations);
-    let (paced_rounds, chain_rounds) = (rounds.min(3), rounds.div_ceil(2));
+    let (paced_rounds, few, chain_rounds) = (rounds.min(12), rounds.min(3), rounds.div_ceil(2));
     let cases = [
         (Name::Json, Case::json(args.requests, rounds)),
         (Name::Sse, Case::stream("sse", 100, args.streams, rounds)),
         (Name::SseLong, Case::stream("sse-long", 1000, args.streams.div_ceil(4), rounds)),
         (Name::Paced, Case::paced("paced", true, paced_rounds)),
-        (Name::Paced, Case::paced("paced-silent", false, paced_rounds.min(1))),
+        (Name::Paced, Case::paced_in_step("paced-in-step", few)),
+        (Name::Paced, Case::paced("paced-silent", false, few)),
         (Name::Chain, Case::chain("chain", turns, conversations, conversations.min(8), chain_rounds)),
         (Name::Chain, Case::chain("chain-latency", turns, conversations.div_ceil(2), 1, chain_rounds)),
     ];

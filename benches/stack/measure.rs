@@ -53,16 +53,26 @@ impl Case {
         Self { name, title, work, rounds, unit: "streams" }
     }
 
-    /// Streams at a model's pace, with a comment before the first token or with nothing.
+    /// Streams at a model's pace, each with a beat of its own: with a comment before the first token, or with nothing.
     pub(crate) fn paced(name: &'static str, comment: bool, rounds: usize) -> Self {
+        Self::at_a_pace(name, comment, false, rounds)
+    }
+
+    /// The same of a model server that makes the next token of all its streams in one step.
+    pub(crate) fn paced_in_step(name: &'static str, rounds: usize) -> Self {
+        Self::at_a_pace(name, true, true, rounds)
+    }
+
+    fn at_a_pace(name: &'static str, comment: bool, in_step: bool, rounds: usize) -> Self {
         let (chunks, streams) = (60, 8);
-        let pace = Pace { between: Duration::from_millis(20), thinking: Duration::from_millis(200), comment };
+        let (between, thinking) = (Duration::from_millis(20), Duration::from_millis(200));
+        let pace = Pace { between, thinking, comment, in_step };
         let work = Work::Load(Load::new(Answer::Stream { chunks, pace: Some(pace) }, streams, streams));
         let opening = if comment { "a comment" } else { "headers only" };
+        let step = if in_step { "in step" } else { "each with a beat of its own" };
         let title = format!(
-            "SSE, paced: {opening} at once, the first of {chunks} tokens after {:?}, then one each {:?}; {streams} streams, \
-             {rounds} rounds",
-            pace.thinking, pace.between
+            "SSE, paced: {opening} at once, the first of {chunks} tokens after {thinking:?}, then one each {between:?}; \
+             {streams} streams, {step}, {rounds} rounds"
         );
         Self { name, title, work, rounds, unit: "streams" }
     }

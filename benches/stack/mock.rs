@@ -37,6 +37,10 @@ pub(crate) const THINKING: &str = "x-bench-thinking-ms";
 /// The request header that asks for an SSE comment at once, before the first chunk is there.
 pub(crate) const COMMENT: &str = "x-bench-comment";
 
+/// The request header that has the tokens of all streams leave at the same moments, when the streams began at the same
+/// moment. Without it each stream with a [`PACE`] has a beat of its own.
+pub(crate) const IN_STEP: &str = "x-bench-in-step";
+
 /// The request header that gives the chunks of [`CHUNKS`] so many bytes, and then holds the stream open, at [`PACE`] if
 /// that is there, until [`Mock::release`].
 pub(crate) const HELD: &str = "x-bench-held-bytes";
@@ -46,6 +50,9 @@ pub(crate) const END: &str = "end";
 
 /// Over how many milliseconds held streams end once they are released.
 const ENDING_MS: u64 = 2000;
+
+/// The golden ratio's fraction.
+const GOLDEN: f64 = 0.618_033_988_749_895;
 
 /// About the size of a short answer with usage: 1.1 KB.
 const JSON_FILLER: usize = 650;
@@ -179,6 +186,7 @@ struct Events {
     pace: Option<Duration>,
     thinking: Option<Duration>,
     comment: bool,
+    in_step: bool,
     held: Option<usize>,
     began: tokio::time::Instant,
     step: Step,
@@ -227,6 +235,7 @@ impl Events {
             pace: number(PACE).map(Duration::from_millis),
             thinking: number(THINKING).map(Duration::from_millis),
             comment: headers.contains_key(COMMENT),
+            in_step: headers.contains_key(IN_STEP),
             held: count(HELD),
             began: tokio::time::Instant::now(),
             step: Step::Opening,
@@ -295,18 +304,24 @@ impl Events {
             return self.frame(&chunk_text(self.ticket, self.heard, index));
         };
         let since = self.began + self.thinking.unwrap_or_default();
-        tokio::time::sleep_until(since + pace * u32::try_from(index).unwrap_or(u32::MAX)).await;
+        tokio::time::sleep_until(self.beat(since, pace, index)).await;
         self.stamped_frame()
+    }
+
+    /// When a stream that begins at `since` sends its token with this index, from 0.
+    ///
+    /// Each stream is so much of a beat later than the one before it that few of them are ever near each other: by the
+    /// golden ratio.
+    fn beat(&self, since: tokio::time::Instant, pace: Duration, index: usize) -> tokio::time::Instant {
+        let offset = if self.in_step { 0.0 } else { (self.ticket as f64 * GOLDEN).fract() };
+        since + pace.mul_f64(offset) + pace * u32::try_from(index).unwrap_or(u32::MAX)
     }
 
     /// Waits for the next stamped chunk of a held stream, or for its end.
     async fn is_released(&mut self, stamped: usize) -> bool {
         // Streams that are held together must neither all send nor all end at the same moment.
         let ending = Duration::from_millis(self.ticket % ENDING_MS);
-        let next = self.pace.map(|pace| {
-            let offset = pace.mul_f64((self.ticket % 97) as f64 / 97.0);
-            self.began + offset + pace * u32::try_from(stamped + 1).unwrap_or(u32::MAX)
-        });
+        let next = self.pace.map(|pace| self.beat(self.began, pace, stamped + 1));
         loop {
             let ends = self.ends;
             tokio::select! {

@@ -246,9 +246,10 @@ fn targets_table(f: &mut fmt::Formatter<'_>, targets: &[Target]) -> fmt::Result 
                 target.measure.to_owned(),
                 at_most,
                 number(target.measured, 2),
+                target.interval.map_or_else(String::new, |[from, to]| format!("{from:.2} to {to:.2}")),
                 reached.to_owned(),
             ]
         })
         .collect();
-    table(f, &["target", "", "", "measured", ""], &rows)
+    table(f, &["target", "", "", "measured", "95%", ""], &rows)
 }
