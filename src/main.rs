@@ -19,8 +19,9 @@ use responses_router::config::{
 };
 use responses_router::envoy_config::{self, Ours};
 use responses_router::extproc::admission::Admission;
-use responses_router::extproc::exchange::{Policy, Router};
+use responses_router::extproc::exchange::Router;
 use responses_router::extproc::keeping::Keeping;
+use responses_router::extproc::policy::Policy;
 use responses_router::extproc::random_ids::RandomIds;
 use responses_router::extproc::route::Routes;
 use responses_router::extproc::tenancy::{JWT_NAMESPACE, Source, Tenancy};

@@ -16,8 +16,10 @@ pub mod local;
 pub mod message;
 mod metadata;
 pub(crate) mod pb;
+pub mod policy;
 pub mod random_ids;
 pub mod refusal;
+pub mod replies;
 pub mod route;
 mod streamed_body;
 pub mod tenancy;
@@ -37,9 +39,10 @@ use tonic::metadata::GRPC_CONTENT_TYPE;
 
 use crate::telemetry::Account;
 use crate::telemetry::traces::TraceContext;
-use duplex::{Envoy, ExchangeError, Finished, Replies};
+use duplex::{Envoy, ExchangeError, Finished};
 pub use grpc::Calling;
 use grpc::Messages;
+use replies::Replies;
 
 /// The method of the service that Envoy calls, as it stands in the path.
 const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";

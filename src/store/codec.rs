@@ -2,7 +2,8 @@
 
 use super::StoreError;
 use super::document::corrupt;
-use super::record::{Record, Sealed, Stored};
+use super::record::Record;
+use super::record_json::{Sealed, Stored};
 use crate::id::ResponseId;
 use crate::sealing::{SealError, SealedText, SealingKeys, is_key_id};
 use crate::tenant::Tenant;

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::record::with_id;
+use super::record_json::with_id;
 use crate::id::ResponseId;
 use crate::openai::raw::RawObject;
 use crate::openai::responses::{InputTokensDetails, OutputTokensDetails, Usage};

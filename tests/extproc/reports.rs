@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use responses_router::extproc::admission::Admission;
-use responses_router::extproc::exchange::{Policy, Router as Responses};
+use responses_router::extproc::exchange::Router as Responses;
 use responses_router::extproc::keeping::Keeping;
+use responses_router::extproc::policy::Policy;
 use responses_router::extproc::route::Routes;
 use responses_router::id::CountingIds;
 use responses_router::store::{ChainLimits, MemoryBounds, MemoryStore, ResponseStore};

@@ -22,8 +22,8 @@ use futures_util::future::join_all;
 use super::command::Command;
 use super::link::Link;
 use super::node::{Lane, Node};
+use super::operations::{Shared, maybe_blocking};
 use super::recent::{Looked, Recent, Ticket, Written};
-use super::{Shared, maybe_blocking};
 use crate::id::ResponseId;
 use crate::store::{Record, StoreError, Touch};
 

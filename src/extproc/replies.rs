@@ -1,0 +1,209 @@
+//! What an exchange says, on its way out: the body of the call's response, and the slot through which messages come to it.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use hyper::HeaderMap;
+use hyper::body::{Body, Frame};
+use tonic::Status;
+use tracing::{Instrument as _, Span};
+
+use super::duplex::{ExchangeError, Finished};
+use super::grpc::Outgoing;
+use super::pb::ProcessingResponse;
+
+type Outcome = Result<Result<Finished, ExchangeError>, Box<dyn std::any::Any + Send>>;
+
+/// What an exchange sends to Envoy; polling it drives the exchange, dropping it drops the exchange.
+pub struct Replies {
+    slot: Arc<Slot>,
+    span: Span,
+    state: State,
+}
+
+/// ```text
+/// Running ──Finished, error or panic──▶ Over ──status sent──▶ Told
+/// ```
+/// What is left in the slot goes out before the status.
+enum State {
+    Running(Pin<Box<dyn Future<Output = Outcome> + Send>>),
+    Over(Status),
+    Told,
+}
+
+impl Replies {
+    /// The replies of an exchange that puts its messages into `slot` and runs in `span`.
+    pub(super) fn of<F>(exchange: F, slot: Arc<Slot>, span: Span) -> Self
+    where
+        F: Future<Output = Result<Finished, ExchangeError>> + Send + 'static,
+    {
+        let exchange = AssertUnwindSafe(exchange).catch_unwind().instrument(span.clone());
+        Self { slot, span, state: State::Running(Box::pin(exchange)) }
+    }
+
+    /// Drives the exchange; once it is over, its future is dropped.
+    fn poll_exchange(&mut self, cx: &mut Context<'_>) {
+        let State::Running(exchange) = &mut self.state else { return };
+        let Poll::Ready(outcome) = exchange.as_mut().poll(cx) else { return };
+        self.state = match outcome {
+            Ok(Ok(_finished)) => State::Over(Status::ok("")),
+            Ok(Err(error)) => {
+                self.span.in_scope(|| error.log());
+                State::Over(error.status())
+            }
+            Err(panic) => {
+                self.span.in_scope(|| tracing::error!(panic = panic_text(&*panic), "the exchange panicked"));
+                State::Over(Status::internal("the exchange panicked"))
+            }
+        };
+    }
+
+    /// Ready when there is something to send. The head of the call's response, which says nothing, then leaves with it,
+    /// and Envoy is woken once for both.
+    pub(super) fn poll_begun(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.drive(cx);
+        let silent = self.slot.lock().outgoing.is_empty() && matches!(self.state, State::Running(_));
+        if silent { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// Drives the exchange as far as there is room for its messages.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        if self.slot.lock().outgoing.is_full() {
+            return;
+        }
+        self.poll_exchange(cx);
+        let failed = self.slot.lock().failed.take();
+        if let Some(status) = failed {
+            self.span.in_scope(|| tracing::error!(%status, "a message to envoy could not be encoded"));
+            self.state = State::Over(status);
+        }
+    }
+}
+
+impl Body for Replies {
+    type Data = Bytes;
+    type Error = Status;
+
+    /// The messages that are ready, together; at the end, the status.
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.get_mut();
+        this.drive(cx);
+        if let Some(piece) = this.slot.take() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
+        match std::mem::replace(&mut this.state, State::Told) {
+            running @ State::Running(_) => {
+                this.state = running;
+                Poll::Pending
+            }
+            State::Over(status) => {
+                let mut trailers = HeaderMap::new();
+                Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
+            }
+            State::Told => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.state, State::Told)
+    }
+}
+
+impl std::fmt::Debug for Replies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replies").field("slot", &self.slot).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Replies {
+    fn drop(&mut self) {
+        if matches!(self.state, State::Running(_)) {
+            self.span.in_scope(|| tracing::debug!("envoy reset the stream before the exchange was over"));
+        }
+    }
+}
+
+/// The text of a panic, as far as it is text.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+}
+
+/// The hand-over between an exchange and its stream.
+#[derive(Debug, Default)]
+pub(super) struct Slot(Mutex<Handover>);
+
+#[derive(Debug, Default)]
+struct Handover {
+    outgoing: Outgoing,
+    /// Why a message could not be encoded. The exchange, which waits for room for it, is dropped then.
+    failed: Option<Status>,
+    /// Who waits for room. Both sides are polled by one task, so waking matters only to combinators inside the exchange
+    /// that poll just those of their futures that were woken.
+    sender: Option<Waker>,
+}
+
+impl Slot {
+    /// Encodes a message where it leaves, as soon as there is room.
+    pub(super) async fn put(&self, message: &ProcessingResponse) {
+        std::future::poll_fn(|cx| {
+            let mut handover = self.lock();
+            if !handover.outgoing.is_full() && handover.failed.is_none() {
+                match handover.outgoing.push(message) {
+                    Ok(()) => return Poll::Ready(()),
+                    Err(status) => handover.failed = Some(status),
+                }
+            }
+            handover.sender = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// The next piece to leave.
+    fn take(&self) -> Option<Bytes> {
+        let mut handover = self.lock();
+        let piece = handover.outgoing.take()?;
+        let sender = handover.sender.take();
+        drop(handover);
+        if let Some(sender) = sender {
+            sender.wake();
+        }
+        Some(piece)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Handover> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+    use crate::extproc::message::Reply;
+    use crate::extproc::streamed_body::LARGE_BYTES;
+
+    #[test]
+    fn a_message_waits_while_there_is_no_room_for_it_and_its_sender_is_woken() {
+        let slot = Slot::default();
+        let large = Reply::response_body(vec![7; LARGE_BYTES].into()).0;
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(pin!(slot.put(&large)).poll(&mut cx).is_ready());
+        let mut second = pin!(slot.put(&large));
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+        assert!(slot.lock().sender.is_some());
+        // What stands before the piece leaves first, and makes no room.
+        assert!(slot.take().unwrap().len() < LARGE_BYTES);
+        assert!(slot.lock().sender.is_none(), "the sender was not woken");
+        assert!(second.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(slot.take().unwrap().len(), LARGE_BYTES);
+        assert!(second.as_mut().poll(&mut cx).is_ready());
+    }
+}
