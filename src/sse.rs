@@ -216,10 +216,16 @@ impl FrameTemplate {
         })
     }
 
+    /// How long the frame with this text is at most, if nothing in it has to be escaped.
+    #[must_use]
+    pub fn most_bytes(&self, text: &str) -> usize {
+        // 20 digits, two quotes.
+        self.before_number.len() + self.before_text.len() + self.after_text.len() + text.len() + 22
+    }
+
     /// Appends the frame with this number, if it has one, and this text.
     pub fn fill(&self, frames: &mut BytesMut, number: u64, text: &str) {
-        // 20 digits, two quotes.
-        frames.reserve(self.before_number.len() + self.before_text.len() + self.after_text.len() + text.len() + 22);
+        frames.reserve(self.most_bytes(text));
         frames.put_slice(&self.before_number);
         if self.numbered {
             write_json(frames, &number);

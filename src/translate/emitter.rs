@@ -8,10 +8,15 @@ use crate::openai::event::{ErrorMember, Event};
 use crate::openai::responses::{OutputItem, ResponseError};
 use crate::sse::{self, FrameTemplate};
 
+/// The room that is set aside for an event that is no delta, in bytes: those that show no response are shorter.
+const EVENT_BYTES: usize = 1024;
+
 /// Encodes events in order. Silent when the client wants JSON: then nothing is encoded at all.
 #[derive(Debug)]
 pub(super) struct Emitter {
     frames: BytesMut,
+    /// About how many bytes of events are to come.
+    expected: usize,
     dialect: ApiDialect,
     next_sequence_number: u64,
     silent: bool,
@@ -22,12 +27,18 @@ pub(super) struct Emitter {
 
 impl Emitter {
     pub(super) fn new(silent: bool, dialect: ApiDialect) -> Self {
-        Self { frames: BytesMut::new(), dialect, next_sequence_number: 0, silent, deltas: None }
+        Self { frames: BytesMut::new(), expected: 0, dialect, next_sequence_number: 0, silent, deltas: None }
     }
 
     /// Whether events are not wanted, so that nothing needs to be made for them.
     pub(super) fn is_silent(&self) -> bool {
         self.silent
+    }
+
+    /// So many bytes of chunks are about to be read. Their deltas will be a little longer: with room for all of them from
+    /// the start, none of them is copied.
+    pub(super) fn expect(&mut self, bytes: usize) {
+        self.expected = bytes + bytes / 4;
     }
 
     /// Emits the event that `event` makes of the next sequence number.
@@ -39,6 +50,9 @@ impl Emitter {
         let event = in_words(self.dialect.reasoning_events, event);
         self.next_sequence_number += 1;
         self.deltas = None;
+        if self.frames.is_empty() {
+            self.frames.reserve(self.expected.max(EVENT_BYTES));
+        }
         sse::encode(&mut self.frames, event.name(), &event);
     }
 
@@ -63,6 +77,9 @@ impl Emitter {
         }
         match &self.deltas {
             Some(template) => {
+                if self.frames.is_empty() {
+                    self.frames.reserve(self.expected.max(template.most_bytes(delta)));
+                }
                 template.fill(&mut self.frames, self.next_sequence_number, delta);
                 self.next_sequence_number += 1;
             }

@@ -176,6 +176,7 @@ impl ResponseStream {
     pub fn feed(&mut self, bytes: &[u8]) -> usize {
         // The decoder lends its frames to `chunk`, so it cannot stay inside `self` meanwhile. An empty one costs nothing.
         let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(0));
+        self.emitter.expect(bytes.len());
         if decoder.push(bytes, |event, data| self.chunk(event, data)).is_err() {
             self.fail(upstream_failure("The upstream sent an event that is too large."));
         }
