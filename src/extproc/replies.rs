@@ -3,11 +3,13 @@
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use futures_util::task::AtomicWaker;
 use hyper::HeaderMap;
 use hyper::body::{Body, Frame};
 use tonic::Status;
@@ -24,6 +26,30 @@ pub struct Replies {
     slot: Arc<Slot>,
     span: Span,
     state: State,
+    calls: Arc<Calls>,
+    /// Wakes by way of `calls`.
+    waker: Waker,
+}
+
+/// Whether anything called for the exchange since it was last polled.
+///
+/// Its task is woken for other reasons too: each time that the connection has sent a piece, there is room for another. In
+/// a paced stream two polls of three would find nothing to do, and each goes through all of the exchange's code.
+#[derive(Default)]
+struct Calls {
+    any: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Calls {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.any.store(true, Ordering::Release);
+        self.task.wake();
+    }
 }
 
 /// ```text
@@ -43,13 +69,20 @@ impl Replies {
         F: Future<Output = Result<Finished, ExchangeError>> + Send + 'static,
     {
         let exchange = AssertUnwindSafe(exchange).catch_unwind().instrument(span.clone());
-        Self { slot, span, state: State::Running(Box::pin(exchange)) }
+        let calls = Arc::new(Calls { any: AtomicBool::new(true), task: AtomicWaker::new() });
+        let waker = Waker::from(Arc::clone(&calls));
+        Self { slot, span, state: State::Running(Box::pin(exchange)), calls, waker }
     }
 
-    /// Drives the exchange; once it is over, its future is dropped.
+    /// Drives the exchange if there is reason to; once it is over, its future is dropped.
     fn poll_exchange(&mut self, cx: &mut Context<'_>) {
         let State::Running(exchange) = &mut self.state else { return };
-        let Poll::Ready(outcome) = exchange.as_mut().poll(cx) else { return };
+        // In this order: what calls from now on wakes this task.
+        self.calls.task.register(cx.waker());
+        if !self.calls.any.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let Poll::Ready(outcome) = exchange.as_mut().poll(&mut Context::from_waker(&self.waker)) else { return };
         self.state = match outcome {
             Ok(Ok(_finished)) => State::Over(Status::ok("")),
             Ok(Err(error)) => {
@@ -143,8 +176,7 @@ struct Handover {
     outgoing: Outgoing,
     /// Why a message could not be encoded. The exchange, which waits for room for it, is dropped then.
     failed: Option<Status>,
-    /// Who waits for room. Both sides are polled by one task, so waking matters only to combinators inside the exchange
-    /// that poll just those of their futures that were woken.
+    /// Who waits for room, and is polled when it is told that there is some.
     sender: Option<Waker>,
 }
 
@@ -185,10 +217,48 @@ impl Slot {
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
     use crate::extproc::message::Reply;
     use crate::extproc::streamed_body::LARGE_BYTES;
+
+    /// A task that counts how often it is woken.
+    #[derive(Default)]
+    struct Task(AtomicUsize);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn an_exchange_is_polled_when_something_called_for_it_and_not_before() {
+        let (polls, waiting) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(None)));
+        let exchange = {
+            let (polls, waiting) = (Arc::clone(&polls), Arc::clone(&waiting));
+            std::future::poll_fn(move |cx| {
+                polls.fetch_add(1, Ordering::Relaxed);
+                *waiting.lock().unwrap() = Some(cx.waker().clone());
+                Poll::Pending
+            })
+        };
+        let mut replies = Replies::of(exchange, Arc::default(), Span::none());
+        let (first, second) = (Arc::new(Task::default()), Arc::new(Task::default()));
+        for task in [&first, &first, &second] {
+            let waker = Waker::from(Arc::clone(task));
+            assert!(Pin::new(&mut replies).poll_frame(&mut Context::from_waker(&waker)).is_pending());
+        }
+        assert_eq!(polls.load(Ordering::Relaxed), 1);
+        // It is the task that polled last that hears of it.
+        waiting.lock().unwrap().take().unwrap().wake();
+        assert_eq!((first.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (0, 1));
+        for _ in 0..2 {
+            assert!(Pin::new(&mut replies).poll_frame(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        assert_eq!(polls.load(Ordering::Relaxed), 2);
+    }
 
     #[test]
     fn a_message_waits_while_there_is_no_room_for_it_and_its_sender_is_woken() {
