@@ -84,7 +84,7 @@ struct Args {
     #[arg(long, value_delimiter = ',', default_value = "direct,envoy,noop,memory,disk,redis,cluster")]
     rows: Vec<Kind>,
     /// How often each row takes its turn; half as often in chain. Many short turns meet the same machine, few long ones do not
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 40)]
     rounds: usize,
     /// Requests per row and round of json; four times as many of routers
     #[arg(long, default_value_t = 500)]
