@@ -32,6 +32,10 @@ impl Rounds {
             if at_most > 0.025 {
                 break;
             }
+            if exactly == 0.0 {
+                // So many rounds that what is rare cannot be told from what never happens.
+                return None;
+            }
             outside += 1;
             exactly *= (rounds - f64::from(outside) + 1.0) / f64::from(outside);
         }

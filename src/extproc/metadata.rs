@@ -177,6 +177,8 @@ mod tests {
         let of = |stored| Facts { stored, ending: Some(Ending::Completed), ..Facts::default() };
         for (stored, tells) in [
             (Stored::NotAsked, vec![]),
+            // Of what failed before there was a response.
+            (Stored::Due, vec![Key::Stored]),
             (Stored::Stored, vec![Key::Stored]),
             (Stored::Degraded, vec![Key::NotStored, Key::Stored]),
             (Stored::InBackground, vec![Key::NotStored, Key::Stored]),

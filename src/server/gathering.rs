@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Once so much waits, it is sent before more is taken. Up to as much again is taken at once, and as much that has left
-/// may still take up room: three times as much for a connection at the most.
+/// may still lie before it: three times as much for a connection at the most, in room that doubles as it grows.
 const ENOUGH_BYTES: usize = 64 * 1024;
 
 /// A connection whose writes are gathered.

@@ -15,7 +15,7 @@ mod known_items;
 pub mod memory;
 mod prolonging;
 pub mod record;
-pub mod record_json;
+mod record_json;
 pub mod redis;
 
 use std::sync::Arc;

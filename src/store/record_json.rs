@@ -36,7 +36,7 @@ use crate::tenant::Tenant;
 ///
 /// 1. A record of everybody.
 /// 2. A record of a tenant, which a reader of version 1 would show to anyone; or one that is sealed.
-pub const RECORD_VERSION: u32 = 2;
+const RECORD_VERSION: u32 = 2;
 const OPEN_VERSION: u32 = 1;
 
 const OURS: &str = "responses_router";

@@ -61,7 +61,7 @@ keys! {
     Outcome = "outcome",
     /// What became of the record.
     Stored = "stored",
-    /// What became of the record, unless it is stored as it should be.
+    /// What became of the record, if there was a response to store and it is not stored as it should be.
     NotStored = "not_stored",
     /// Why the response is incomplete.
     Reason = "reason",
@@ -135,8 +135,7 @@ impl Keys {
 /// no key; Envoy keeps what it was told before.
 ///
 /// A message with metadata costs Envoy as much as another key, so with the request goes what a filter behind the router may
-/// decide by, and what the log would lack if the client hung up in the middle of a stream. All else goes with the last
-/// message.
+/// decide by, and what the log would lack if a stream broke off. All else goes with the last message.
 pub fn entries(facts: &Facts, keys: Keys, mut put: impl FnMut(Key, Value<'_>)) {
     let begins = !facts.introduced;
     if begins {
@@ -149,7 +148,8 @@ pub fn entries(facts: &Facts, keys: Keys, mut put: impl FnMut(Key, Value<'_>)) {
     text(keys, &mut put, Key::Outcome, Some(ending.as_str()));
     let stored = Some(facts.stored).filter(|stored| *stored != Stored::NotAsked);
     text(keys, &mut put, Key::Stored, stored.map(Stored::as_str));
-    text(keys, &mut put, Key::NotStored, stored.filter(|stored| *stored != Stored::Stored).map(Stored::as_str));
+    let not_stored = stored.filter(|stored| !matches!(stored, Stored::Stored | Stored::Due));
+    text(keys, &mut put, Key::NotStored, not_stored.map(Stored::as_str));
     text(keys, &mut put, Key::Reason, facts.reason);
     text(keys, &mut put, Key::ErrorCode, facts.error_code);
     text(keys, &mut put, Key::UpstreamError, facts.upstream_error.map(UpstreamError::as_str));

@@ -8,14 +8,18 @@ use crate::openai::event::{ErrorMember, Event};
 use crate::openai::responses::{OutputItem, ResponseError};
 use crate::sse::{self, FrameTemplate};
 
-/// The room that is set aside for an event that is no delta, in bytes: those that show no response are shorter.
+/// The least room that is set aside for events other than deltas, in bytes. Most that show neither a response nor a whole
+/// text are shorter.
 const EVENT_BYTES: usize = 1024;
+
+/// The most room that is set aside for events that may not come, in bytes.
+const MOST_EXPECTED_BYTES: usize = 64 * 1024;
 
 /// Encodes events in order. Silent when the client wants JSON: then nothing is encoded at all.
 #[derive(Debug)]
 pub(super) struct Emitter {
     frames: BytesMut,
-    /// About how many bytes of events are to come.
+    /// About how many bytes of events are to come; 0 when no chunks are being read.
     expected: usize,
     dialect: ApiDialect,
     next_sequence_number: u64,
@@ -35,10 +39,14 @@ impl Emitter {
         self.silent
     }
 
-    /// So many bytes of chunks are about to be read. Their deltas will be a little longer: with room for all of them from
-    /// the start, none of them is copied.
+    /// So many bytes of chunks are about to be read, or 0 when they were. Their deltas will be a little longer: with room for
+    /// all of them from the start, few of them are copied.
     pub(super) fn expect(&mut self, bytes: usize) {
-        self.expected = bytes + bytes / 4;
+        self.expected = (bytes + bytes / 4).min(MOST_EXPECTED_BYTES);
+        // What is there already will leave with them.
+        if !self.frames.is_empty() {
+            self.frames.reserve(self.expected);
+        }
     }
 
     /// Emits the event that `event` makes of the next sequence number.

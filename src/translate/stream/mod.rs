@@ -181,6 +181,7 @@ impl ResponseStream {
             self.fail(upstream_failure("The upstream sent an event that is too large."));
         }
         self.decoder = decoder;
+        self.emitter.expect(0);
         self.emitter.ready_bytes()
     }
 
