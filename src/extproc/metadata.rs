@@ -89,7 +89,7 @@ mod tests {
     use crate::extproc::pb::{Kind, Struct};
     use crate::id::ResponseId;
     use crate::openai::responses::Usage;
-    use crate::telemetry::facts::{Ending, Stored};
+    use crate::telemetry::facts::{Chain, Ending, Stored};
     use crate::telemetry::metadata::Key;
 
     fn all() -> Keys {
@@ -136,26 +136,30 @@ mod tests {
     fn what_was_asked_goes_with_the_request_and_the_response_with_the_end_or_when_its_stream_begins() {
         let mut facts = Facts { route: "create", model: Some("m".to_owned()), ..Facts::default() };
         facts.response_id = Some(ResponseId::from_bits(1));
-        assert_eq!(told(&facts, all()), ["model", "route", "stream"]);
+        facts.previous_response_id = Some(ResponseId::from_bits(2));
+        facts.chain = Some(Chain { length: 1, bytes: 1 });
+        assert_eq!(told(&facts, all()), ["model", "previous_response_id", "route", "stream"]);
         assert_eq!(encode("ours", usual(), &facts), Bytes::new());
         let stream = Facts { stream: true, ..facts.clone() };
-        assert_eq!(told(&stream, all()), ["model", "response_id", "route", "stream"]);
-        assert_eq!(told(&stream, usual()), ["response_id"]);
+        let both = ["chain_length", "model", "previous_response_id", "response_id", "route", "stream"];
+        assert_eq!(told(&stream, all()), both);
+        assert_eq!(told(&stream, usual()), ["chain_length", "response_id"]);
 
         for (mut facts, late) in [(facts, true), (stream, false)] {
             facts.introduced = true;
             assert_eq!(encode("ours", all(), &facts), Bytes::new());
             facts.ending = Some(Ending::Completed);
             facts.usage = Some(Usage::default());
-            let with_id = |keys: &[&'static str]| {
-                let mut keys: Vec<_> = late.then_some("response_id").into_iter().chain(keys.iter().copied()).collect();
+            let with_response = |keys: &[&'static str]| {
+                let response: &[_] = if late { &["response_id", "chain_length"] } else { &[] };
+                let mut keys = [response, keys].concat();
                 keys.sort_unstable();
                 keys
             };
             let counts =
                 ["cached_tokens", "input_tokens", "outcome", "output_tokens", "reasoning_tokens", "total_tokens"];
-            assert_eq!(told(&facts, all()), with_id(&counts));
-            assert_eq!(told(&facts, usual()), with_id(&["input_tokens", "outcome", "output_tokens"]));
+            assert_eq!(told(&facts, all()), with_response(&counts));
+            assert_eq!(told(&facts, usual()), with_response(&["input_tokens", "outcome", "output_tokens"]));
             assert_eq!(told(&facts, Keys::of(&[Key::TotalTokens])), ["total_tokens"]);
         }
     }

@@ -26,28 +26,28 @@ pub struct Replies {
     slot: Arc<Slot>,
     span: Span,
     state: State,
-    calls: Arc<Calls>,
-    /// Wakes by way of `calls`.
+    woken: Arc<Woken>,
+    /// Wakes by way of `woken`.
     waker: Waker,
 }
 
-/// Whether anything called for the exchange since it was last polled.
+/// Whether anything woke the exchange since it was last polled.
 ///
 /// Its task is woken for other reasons too: each time that the connection has sent a piece, there is room for another. In
 /// a paced stream two polls of three would find nothing to do, and each goes through all of the exchange's code.
 #[derive(Default)]
-struct Calls {
-    any: AtomicBool,
+struct Woken {
+    since: AtomicBool,
     task: AtomicWaker,
 }
 
-impl Wake for Calls {
+impl Wake for Woken {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.any.store(true, Ordering::Release);
+        self.since.store(true, Ordering::Release);
         self.task.wake();
     }
 }
@@ -69,17 +69,17 @@ impl Replies {
         F: Future<Output = Result<Finished, ExchangeError>> + Send + 'static,
     {
         let exchange = AssertUnwindSafe(exchange).catch_unwind().instrument(span.clone());
-        let calls = Arc::new(Calls { any: AtomicBool::new(true), task: AtomicWaker::new() });
-        let waker = Waker::from(Arc::clone(&calls));
-        Self { slot, span, state: State::Running(Box::pin(exchange)), calls, waker }
+        let woken = Arc::new(Woken { since: AtomicBool::new(true), task: AtomicWaker::new() });
+        let waker = Waker::from(Arc::clone(&woken));
+        Self { slot, span, state: State::Running(Box::pin(exchange)), woken, waker }
     }
 
     /// Drives the exchange if there is reason to; once it is over, its future is dropped.
     fn poll_exchange(&mut self, cx: &mut Context<'_>) {
         let State::Running(exchange) = &mut self.state else { return };
-        // In this order: what calls from now on wakes this task.
-        self.calls.task.register(cx.waker());
-        if !self.calls.any.swap(false, Ordering::AcqRel) {
+        // In this order: what wakes the exchange from now on wakes this task.
+        self.woken.task.register(cx.waker());
+        if !self.woken.since.swap(false, Ordering::AcqRel) {
             return;
         }
         let Poll::Ready(outcome) = exchange.as_mut().poll(&mut Context::from_waker(&self.waker)) else { return };
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exchange_is_polled_when_something_called_for_it_and_not_before() {
+    fn an_exchange_is_polled_when_something_woke_it_and_not_before() {
         let (polls, waiting) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(None)));
         let exchange = {
             let (polls, waiting) = (Arc::clone(&polls), Arc::clone(&waiting));
