@@ -10,6 +10,7 @@ pub mod config;
 pub mod envoy_config;
 pub mod extproc;
 pub mod id;
+mod in_place;
 pub mod json;
 pub mod openai;
 pub mod sealing;

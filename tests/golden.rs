@@ -11,9 +11,7 @@ use responses_router::openai::dialect::ApiDialect;
 use responses_router::openai::stored_item::StoredItem;
 use responses_router::store::Record;
 use responses_router::translate::upstream_error::UpstreamError;
-use responses_router::translate::{
-    CreateRequest, End, Past, Plan, RequestError, Seal, Settings, Translated, Turn, request,
-};
+use responses_router::translate::{CreateRequest, End, Past, RequestError, Seal, Settings, Translated, Turn, request};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -70,8 +68,8 @@ fn translated(path: &Path) -> Result<Translated, RequestError> {
     let anew = translate(turns(&history, &[]), turns(&referenced, &[]));
     let known = translate(turns(&history, &read(&history)), turns(&referenced, &read(&referenced)));
     let told = |translated: &Result<Translated, RequestError>| match translated {
-        Ok(Translated { chat, plan: Plan { input, lossy, .. } }) => {
-            format!("{} {input:?} {:?}", String::from_utf8_lossy(chat), lossy.header())
+        Ok(Translated { chat, plan }) => {
+            format!("{} {:?} {:?}", String::from_utf8_lossy(chat), plan.input, plan.lossy.header())
         }
         Err(error) => format!("{error:?}"),
     };

@@ -73,7 +73,7 @@ pub(super) async fn answer(
         return upstream_error(router, envoy, &head, Some((plan, lineage)), deadline).await;
     }
     let form = if plan.stream { AnswerForm::Events } else { AnswerForm::Json };
-    let machine = Box::new(ResponseStream::new(*plan, form, &router.settings));
+    let machine = Box::new(ResponseStream::new(plan, form, &router.settings));
     let held = match announced {
         // We asked for no compression; a stream that is compressed all the same cannot be read as it arrives.
         Announced::EventStream if is_compressed(&head.headers) => {

@@ -46,7 +46,7 @@ pub(super) async fn upstream_error(
     match (asked, ended_by) {
         // Codex and its like compact when a stream says so; an HTTP error they would only retry.
         (Some((plan, lineage)), Some(ended_by)) if plan.stream && overflow => {
-            let mut machine = Box::new(ResponseStream::new(*plan, AnswerForm::Events, &router.settings));
+            let mut machine = Box::new(ResponseStream::new(plan, AnswerForm::Events, &router.settings));
             machine.fail(ResponseError { code: "context_length_exceeded".to_owned(), message: error.message });
             whole(router, envoy, head, machine, lineage, ended_by).await
         }

@@ -39,6 +39,7 @@ use super::message::{Inbound, LastReply, MalformedMessage, Protocol, Reply, Wron
 use super::metadata;
 use super::pb::{ProcessingRequest, ProcessingResponse};
 use super::replies::{Replies, Slot};
+use crate::in_place::pinned;
 use crate::telemetry::Account;
 use crate::telemetry::facts::Ending;
 
@@ -306,7 +307,7 @@ where
     let slot = Arc::new(Slot::default());
     let span =
         tracing::info_span!("exchange", request_id = field::Empty, route = field::Empty, response_id = field::Empty);
-    Replies::of(run(inbound, Arc::clone(&slot), account, exchange), slot, span)
+    Replies::of(pinned(|| run(inbound, Arc::clone(&slot), account, exchange)), slot, span)
 }
 
 async fn run<X, F>(inbound: Messages, slot: Arc<Slot>, account: Account, exchange: X) -> Result<Finished, ExchangeError>

@@ -26,6 +26,7 @@ use super::refusal;
 use super::route::{Route, Routes};
 use super::tenancy::{NoIdentity, Tenancy};
 use crate::id::IdSource;
+use crate::in_place::pinned;
 use crate::openai::error::WireError;
 use crate::sealing::SealingKeys;
 use crate::store::{History, HistoryError, Owner, Record, Wanted};
@@ -109,8 +110,6 @@ enum Upload {
 /// A request that is ready to go up.
 struct Admitted {
     chat: Vec<u8>,
-    /// On the heap, like all of some size that lives as long as a stream: where a future hands it on to another, both
-    /// have room for it.
     plan: Box<Plan>,
     lineage: Lineage,
 }
@@ -142,7 +141,7 @@ impl Handler for Router {
                 envoy.account().note(|facts| facts.tenant = owner.tenant());
                 if route == Route::Create {
                     // On the heap, so that what is answered at once needs none of its room.
-                    return Box::pin(self.create(envoy, head, owner, seat, deadline)).await;
+                    return pinned(|| self.create(envoy, head, owner, seat, deadline)).await;
                 }
                 let answer = local::answer(&self.keeping, owner, envoy.account(), self.settings.api, route).await;
                 Ok(answer.finish(envoy).await)
@@ -281,7 +280,7 @@ impl Router {
             facts.chain = chain;
             facts.lossy.clone_from(&plan.lossy);
         });
-        Ok(Admitted { chat: translated.chat, plan: Box::new(translated.plan), lineage })
+        Ok(Admitted { chat: translated.chat, plan: translated.plan, lineage })
     }
 
     /// What seals reasoning for an owner, and opens no one else's. Those without identity would share a seal: they get

@@ -1,25 +1,25 @@
 //! What an exchange says, on its way out: the body of the call's response, and the slot through which messages come to it.
 
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
-use futures_util::FutureExt as _;
 use futures_util::task::AtomicWaker;
 use hyper::HeaderMap;
 use hyper::body::{Body, Frame};
 use tonic::Status;
-use tracing::{Instrument as _, Span};
+use tracing::Span;
 
 use super::duplex::{ExchangeError, Finished};
 use super::grpc::Outgoing;
 use super::pb::ProcessingResponse;
 
-type Outcome = Result<Result<Finished, ExchangeError>, Box<dyn std::any::Any + Send>>;
+/// An exchange, where it stays: it is some kilobytes, which would be copied each time that it is handed on.
+pub(super) type Exchange = Pin<Box<dyn Future<Output = Result<Finished, ExchangeError>> + Send>>;
 
 /// What an exchange sends to Envoy; polling it drives the exchange, dropping it drops the exchange.
 pub struct Replies {
@@ -57,21 +57,17 @@ impl Wake for Woken {
 /// ```
 /// What is left in the slot goes out before the status.
 enum State {
-    Running(Pin<Box<dyn Future<Output = Outcome> + Send>>),
+    Running(Exchange),
     Over(Status),
     Told,
 }
 
 impl Replies {
     /// The replies of an exchange that puts its messages into `slot` and runs in `span`.
-    pub(super) fn of<F>(exchange: F, slot: Arc<Slot>, span: Span) -> Self
-    where
-        F: Future<Output = Result<Finished, ExchangeError>> + Send + 'static,
-    {
-        let exchange = AssertUnwindSafe(exchange).catch_unwind().instrument(span.clone());
+    pub(super) fn of(exchange: Exchange, slot: Arc<Slot>, span: Span) -> Self {
         let woken = Arc::new(Woken { since: AtomicBool::new(true), task: AtomicWaker::new() });
         let waker = Waker::from(Arc::clone(&woken));
-        Self { slot, span, state: State::Running(Box::pin(exchange)), woken, waker }
+        Self { slot, span, state: State::Running(exchange), woken, waker }
     }
 
     /// Drives the exchange if there is reason to; once it is over, its future is dropped.
@@ -82,18 +78,21 @@ impl Replies {
         if !self.woken.since.swap(false, Ordering::AcqRel) {
             return;
         }
-        let Poll::Ready(outcome) = exchange.as_mut().poll(&mut Context::from_waker(&self.waker)) else { return };
-        self.state = match outcome {
-            Ok(Ok(_finished)) => State::Over(Status::ok("")),
-            Ok(Err(error)) => {
-                self.span.in_scope(|| error.log());
-                State::Over(error.status())
+        let _within = self.span.enter();
+        let mut context = Context::from_waker(&self.waker);
+        let status = match catch_unwind(AssertUnwindSafe(|| exchange.as_mut().poll(&mut context))) {
+            Ok(Poll::Pending) => return,
+            Ok(Poll::Ready(Ok(_finished))) => Status::ok(""),
+            Ok(Poll::Ready(Err(error))) => {
+                error.log();
+                error.status()
             }
             Err(panic) => {
-                self.span.in_scope(|| tracing::error!(panic = panic_text(&*panic), "the exchange panicked"));
-                State::Over(Status::internal("the exchange panicked"))
+                tracing::error!(panic = panic_text(&*panic), "the exchange panicked");
+                Status::internal("the exchange panicked")
             }
         };
+        self.state = State::Over(status);
     }
 
     /// Ready when there is something to send. The head of the call's response, which says nothing, then leaves with it,
@@ -112,7 +111,8 @@ impl Replies {
         self.poll_exchange(cx);
         let failed = self.slot.lock().failed.take();
         if let Some(status) = failed {
-            self.span.in_scope(|| tracing::error!(%status, "a message to envoy could not be encoded"));
+            let _within = self.span.enter();
+            tracing::error!(%status, "a message to envoy could not be encoded");
             self.state = State::Over(status);
         }
     }
@@ -156,7 +156,10 @@ impl std::fmt::Debug for Replies {
 impl Drop for Replies {
     fn drop(&mut self) {
         if matches!(self.state, State::Running(_)) {
-            self.span.in_scope(|| tracing::debug!("envoy reset the stream before the exchange was over"));
+            let _within = self.span.enter();
+            tracing::debug!("envoy reset the stream before the exchange was over");
+            // What it does as it is dropped belongs to the span, too.
+            self.state = State::Told;
         }
     }
 }
@@ -244,7 +247,7 @@ mod tests {
                 Poll::Pending
             })
         };
-        let mut replies = Replies::of(exchange, Arc::default(), Span::none());
+        let mut replies = Replies::of(Box::pin(exchange), Arc::default(), Span::none());
         let (first, second) = (Arc::new(Task::default()), Arc::new(Task::default()));
         for task in [&first, &first, &second] {
             let waker = Waker::from(Arc::clone(task));

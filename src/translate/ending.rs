@@ -95,7 +95,7 @@ impl Outcome {
 /// An answer that has ended, its terminal event still to come: the store must acknowledge the record first.
 #[derive(Debug)]
 pub struct Finished {
-    pub(super) plan: Plan,
+    pub(super) plan: Box<Plan>,
     pub(super) emitter: Emitter,
     pub(super) output: Vec<OutputItem>,
     pub(super) usage: Usage,

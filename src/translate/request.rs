@@ -40,8 +40,8 @@ const CHAT_BYTES: usize = 512;
 pub struct Translated {
     /// The body for `/v1/chat/completions`.
     pub chat: Vec<u8>,
-    /// What the answer must remember.
-    pub plan: Plan,
+    /// What the answer must remember. On the heap: it goes from hand to hand and lives as long as a stream.
+    pub plan: Box<Plan>,
 }
 
 /// All that the answer must remember of its request.
@@ -244,7 +244,7 @@ pub fn request(
     let (stream, store, think) = (create.stream, create.store, ThinkSplitter::of(dialect));
     let tool_names = Box::new(tool_set.names);
     let plan = Plan { id, created_at: now, stream, store, summary, input, lossy, think, seal, tool_names, echo };
-    Ok(Translated { chat: body, plan })
+    Ok(Translated { chat: body, plan: Box::new(plan) })
 }
 
 /// What was parsed from JSON serialises again; should it not, the history is at fault, never the client.

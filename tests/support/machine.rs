@@ -18,7 +18,7 @@ pub(crate) const ENDED_AT: u64 = 1_700_000_005;
 pub(crate) const STREAM_REQUEST: &str = r#"{"model":"m","input":"hi","stream":true}"#;
 
 /// The plan of a request without history; the response's id is always the first of the counter.
-pub(crate) fn plan(body: &[u8], settings: &Settings) -> Result<Plan, RequestError> {
+pub(crate) fn plan(body: &[u8], settings: &Settings) -> Result<Box<Plan>, RequestError> {
     let create = CreateRequest::parse(body, &settings.request)?;
     Ok(request(create, Past::default(), settings, None, CountingIds::default().response_id(), CREATED_AT)?.plan)
 }
@@ -38,14 +38,14 @@ impl Seal for Backwards {
 }
 
 /// The plan of a request without history, where reasoning can be sealed.
-pub(crate) fn sealing_plan(body: &str, settings: &Settings) -> Plan {
+pub(crate) fn sealing_plan(body: &str, settings: &Settings) -> Box<Plan> {
     let create = CreateRequest::parse(body.as_bytes(), &settings.request).unwrap();
     let (seal, id) = (Arc::new(Backwards), CountingIds::default().response_id());
     request(create, Past::default(), settings, Some(seal), id, CREATED_AT).unwrap().plan
 }
 
 /// The plan of a request that must be right.
-pub(crate) fn good_plan(body: &str, settings: &Settings) -> Plan {
+pub(crate) fn good_plan(body: &str, settings: &Settings) -> Box<Plan> {
     plan(body.as_bytes(), settings).unwrap_or_else(|error| panic!("{error}: {body}"))
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn good_plan(body: &str, settings: &Settings) -> Plan {
 ///
 /// Stops pushing once the machine says that nothing more can come, as the shell does.
 pub(crate) fn events<'p>(
-    plan: Plan,
+    plan: Box<Plan>,
     settings: &Settings,
     pieces: impl IntoIterator<Item = impl Into<Cow<'p, [u8]>>>,
     end: End,
@@ -71,7 +71,7 @@ pub(crate) fn events<'p>(
 }
 
 /// The response object for an unstreamed answer of the upstream.
-pub(crate) fn response(plan: Plan, settings: &Settings, answer: &[u8]) -> Result<String, BadAnswer> {
+pub(crate) fn response(plan: Box<Plan>, settings: &Settings, answer: &[u8]) -> Result<String, BadAnswer> {
     let mut stream = ResponseStream::new(plan, AnswerForm::Json, settings);
     stream.push_completion(answer)?;
     let finished = stream.finish(End::Complete, ENDED_AT);

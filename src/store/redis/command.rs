@@ -1,6 +1,7 @@
 //! Commands: how many at once, for how long, and how often.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use fred::error::{Error, ErrorKind};
 use fred::interfaces::{ClientLike as _, KeysInterface};
 use fred::types::config::Options;
 use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
+use futures_util::FutureExt as _;
 use futures_util::future::{join_all, maybe_done};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -18,6 +20,7 @@ use super::failure::{self, Failure};
 use super::link::Link;
 use super::node::{IN_FLIGHT_PER_POOL_SIZE, Lane, Node};
 use super::pool::Pool;
+use crate::in_place::pinned;
 use crate::store::StoreError;
 
 /// The unit of the byte budget.
@@ -139,7 +142,8 @@ impl Attempt for Once<'_> {
         let options = Options { timeout: Some(timeout), max_attempts, ..Options::default() };
         // fred's futures have room for whatever a client may do, and what holds them is moved about.
         if !asking {
-            return Box::pin(self.send_by(&link.with(&options))).await;
+            let client = link.with(&options);
+            return pinned(|| self.send_by(&client)).await;
         }
         let pipeline = link.client().pipeline().with_options(&options);
         let both = async {
@@ -324,20 +328,20 @@ impl Volley<'_> {
         let client = link.with(&options);
         let mut results = Vec::with_capacity(self.commands.len());
         let answered = async {
-            let sent = self.commands.iter().map(|(_, once)| Box::pin(maybe_done(once.send_by(&client))));
+            let sent = self.commands.iter().map(|(_, once)| maybe_done(pinned(|| once.send_by(&client))));
             let mut sent: Vec<_> = sent.collect();
             // fred sends a command when it is first asked for the answer.
             poll_fn(|context| {
                 for one in &mut sent {
-                    let _ = one.as_mut().poll(context);
+                    let _ = one.poll_unpin(context);
                 }
                 Poll::Ready(())
             })
             .await;
             // One connection answers in order: to wait for all of them at once would be to ask each at every answer.
             for one in &mut sent {
-                one.as_mut().await;
-                results.extend(one.as_mut().take_output());
+                (&mut *one).await;
+                results.extend(Pin::new(one).take_output());
             }
         };
         tokio::select! {

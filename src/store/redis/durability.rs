@@ -20,6 +20,7 @@ use super::link::Link;
 use super::node::Lane;
 use super::pool::Pool;
 use crate::config::OnMissingAcks;
+use crate::in_place::pinned;
 use crate::store::StoreError;
 
 /// How many connections to each node; others wait behind the WAIT of a shard that has lost its replica.
@@ -117,7 +118,7 @@ impl Attempt for Confirmed<'_> {
 
     async fn send(&self, link: &Link, asking: bool, left: Duration) -> Result<(Value, i64), Error> {
         let timeout = left.min(self.longest);
-        within(timeout, Box::pin(self.pipeline(link, asking, timeout))).await
+        within(timeout, pinned(|| self.pipeline(link, asking, timeout))).await
     }
 }
 

@@ -19,8 +19,8 @@ pub(super) struct Lasting<T: Send + 'static> {
 
 impl<T: Send + 'static> Lasting<T> {
     /// `tasks` takes what goes on alone.
-    pub(super) fn new(tasks: &TaskTracker, operation: impl Future<Output = T> + Send + 'static) -> Self {
-        Self { operation: Some(Box::pin(operation)), begun: false, tasks: tasks.clone() }
+    pub(super) fn new(tasks: &TaskTracker, operation: Pin<Box<dyn Future<Output = T> + Send>>) -> Self {
+        Self { operation: Some(operation), begun: false, tasks: tasks.clone() }
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
     #[tokio::test]
     async fn it_is_driven_by_its_caller_and_needs_no_task() {
         let (tasks, (seen, told, operation)) = (TaskTracker::new(), operation());
-        let mut lasting = Lasting::new(&tasks, operation);
+        let mut lasting = Lasting::new(&tasks, Box::pin(operation));
         assert!(poll_once(&mut lasting).is_pending());
         told.notify_one();
         assert_eq!((&mut lasting).await, 7);
@@ -97,7 +97,7 @@ mod tests {
     #[tokio::test]
     async fn it_goes_on_when_its_caller_is_dropped_in_the_middle() {
         let (tasks, (seen, told, operation)) = (TaskTracker::new(), operation());
-        let mut lasting = Lasting::new(&tasks, operation);
+        let mut lasting = Lasting::new(&tasks, Box::pin(operation));
         assert!(poll_once(&mut lasting).is_pending());
         drop(lasting);
         assert_eq!((counted(&seen), tasks.len()), ([1, 0], 1));
@@ -110,17 +110,17 @@ mod tests {
     #[tokio::test]
     async fn it_does_not_begin_after_its_caller_is_gone() {
         let (tasks, (seen, _told, operation)) = (TaskTracker::new(), operation());
-        drop(Lasting::new(&tasks, operation));
+        drop(Lasting::new(&tasks, Box::pin(operation)));
         assert_eq!((counted(&seen), tasks.is_empty()), ([0, 0], true));
     }
 
     #[test]
     fn without_a_runtime_it_ends_with_its_caller() {
         let tasks = TaskTracker::new();
-        let mut endless = Lasting::new(&tasks, pending::<()>());
+        let mut endless = Lasting::new(&tasks, Box::pin(pending::<()>()));
         assert!(poll_once(&mut endless).is_pending());
         drop(endless);
         assert!(tasks.is_empty());
-        assert_eq!(poll_once(&mut Lasting::new(&tasks, ready(3))), Poll::Ready(3));
+        assert_eq!(poll_once(&mut Lasting::new(&tasks, Box::pin(ready(3)))), Poll::Ready(3));
     }
 }

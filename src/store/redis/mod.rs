@@ -70,6 +70,7 @@ use super::figures::Figure;
 use super::{Record, RecordCodec, ResponseStore, StoreError, Touch};
 use crate::config::Redis;
 use crate::id::{IdSource, ResponseId};
+use crate::in_place::pinned;
 use crate::tenant::Tenant;
 
 /// Keeps fred's own warnings out of the log, as `tracing_subscriber::EnvFilter` takes it. There is one for every
@@ -209,15 +210,17 @@ impl RedisStore {
     }
 
     /// An operation that goes on when its caller is dropped.
-    fn lasting<T, F>(&self, operation: F) -> Lasting<Result<T, StoreError>>
+    fn lasting<T, F>(&self, operation: impl FnOnce() -> F) -> Lasting<Result<T, StoreError>>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
         const { assert!(size_of::<F>() <= LARGEST_OPERATION_BYTES) };
         let panicked = || StoreError::Unavailable("the operation failed by a fault of ours".to_owned());
-        let operation = AssertUnwindSafe(operation).catch_unwind();
-        Lasting::new(&self.tasks, async move { operation.await.unwrap_or_else(|_| Err(panicked())) })
+        // Not by an async block, which has room for it twice: as what it begins with, and as what it waits for.
+        let caught =
+            || AssertUnwindSafe(operation()).catch_unwind().map(move |end| end.unwrap_or_else(|_| Err(panicked())));
+        Lasting::new(&self.tasks, pinned(caught))
     }
 
     /// Runs an operation. Fails at once while Redis is away, and as soon as that is known.
@@ -279,7 +282,7 @@ async fn try_out(pool: &Pool, key_prefix: &str) -> Result<(), fred::error::Error
 impl ResponseStore for RedisStore {
     async fn put(&self, record: Arc<Record>) -> Result<(), StoreError> {
         let (shared, key) = (Arc::clone(&self.shared), self.keys.key(&record.id));
-        let operation = self.lasting(async move { shared.put(key, record).await });
+        let operation = self.lasting(|| async move { shared.put(key, record).await });
         self.run(operation).await
     }
 
@@ -293,9 +296,9 @@ impl ResponseStore for RedisStore {
             // The parent of a turn, which the next one needs again.
             (Touch::Refresh { longer }, Some(recent)) if ids.len() == 1 => {
                 let recent = Arc::clone(recent);
-                self.lasting(async move { shared.load_parent(&recent, ids, keys, longer).await })
+                self.lasting(|| async move { shared.load_parent(&recent, ids, keys, longer).await })
             }
-            _ => self.lasting(async move { shared.load(ids, keys, touch, shared.deadline()).await }),
+            _ => self.lasting(|| async move { shared.load(ids, keys, touch, shared.deadline()).await }),
         };
         self.run(operation).await
     }
@@ -306,7 +309,7 @@ impl ResponseStore for RedisStore {
         };
         let (keys, recent) = (ids.iter().map(|id| self.keys.key(id)).collect(), Arc::clone(recent));
         let (shared, ids) = (Arc::clone(&self.shared), ids.to_vec());
-        let operation = self.lasting(async move { shared.load_tracked(&recent, ids, keys, since).await });
+        let operation = self.lasting(|| async move { shared.load_tracked(&recent, ids, keys, since).await });
         self.run(operation).await
     }
 
@@ -316,13 +319,13 @@ impl ResponseStore for RedisStore {
         }
         let keys = ids.iter().map(|id| self.keys.key(id)).collect();
         let shared = Arc::clone(&self.shared);
-        let operation = self.lasting(async move { shared.refresh(keys, longer).await });
+        let operation = self.lasting(|| async move { shared.refresh(keys, longer).await });
         self.run(operation).await
     }
 
     async fn delete(&self, id: &ResponseId) -> Result<bool, StoreError> {
         let (shared, key) = (Arc::clone(&self.shared), self.keys.key(id));
-        let operation = self.lasting(async move { shared.delete(key).await });
+        let operation = self.lasting(|| async move { shared.delete(key).await });
         self.run(operation).await
     }
 

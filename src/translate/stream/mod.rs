@@ -57,7 +57,7 @@ pub enum AnswerForm {
 /// The machine. See the module's diagram.
 #[derive(Debug)]
 pub struct ResponseStream {
-    plan: Plan,
+    plan: Box<Plan>,
     decoder: Decoder,
     /// Of the last chunk that said nothing but a text.
     chunk_template: Option<ChunkTemplate>,
@@ -120,7 +120,7 @@ enum Held {
 impl ResponseStream {
     /// A machine for one answer. For [`AnswerForm::Events`], created and in_progress wait in [`Self::take`].
     #[must_use]
-    pub fn new(plan: Plan, form: AnswerForm, settings: &Settings) -> Self {
+    pub fn new(plan: Box<Plan>, form: AnswerForm, settings: &Settings) -> Self {
         let mut plan = plan;
         let mut stream = Self {
             think: plan.think.take(),
