@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use crc::{CRC_16_XMODEM, Crc, Table};
 use fred::types::Value;
 use fred::types::config::Server;
-use fred::util::redis_keyslot;
 
 /// The slots of a cluster.
 pub(super) const SLOTS: u16 = 16_384;
@@ -22,10 +22,18 @@ pub(super) enum Slotting {
 impl Slotting {
     pub(super) fn slot(self, key: &str) -> u16 {
         match self {
-            Self::Hashed => redis_keyslot(key.as_bytes()),
+            Self::Hashed => CRC16.checksum(hashed(key).as_bytes()) % SLOTS,
             Self::One => 0,
         }
     }
+}
+
+static CRC16: Crc<u16, Table<16>> = Crc::<u16, Table<16>>::new(&CRC_16_XMODEM);
+
+/// What of a key decides on its slot: between the first brace and the next closing one, if there is anything, else all.
+fn hashed(key: &str) -> &str {
+    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
+    tag.filter(|tag| !tag.is_empty()).unwrap_or(key)
 }
 
 /// The name that a node's certificate must have, where the cluster tells an address and announces no name.
@@ -132,7 +140,29 @@ impl Redirection {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_specification_hash_tags_included() {
+        let slot = |key| Slotting::Hashed.slot(key);
+        // The specification's own examples, with the slots that CLUSTER KEYSLOT of Redis 7.0 tells.
+        assert_eq!((slot("123456789"), slot("")), (0x31c3, 0));
+        assert_eq!(slot("{user1000}.following"), slot("user1000"));
+        assert_eq!(slot("foo{bar}{zap}"), slot("bar"));
+        assert_eq!(slot("foo{{bar}}zap"), slot("{bar"));
+        for whole in ["foo{}{bar}", "foo{bar", "}{", "sr:response:resp_723e507af84b9e6b4b8f6ca283677c85"] {
+            assert_eq!(slot(whole), fred::util::redis_keyslot(whole.as_bytes()), "{whole}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn slots_are_those_of_fred(key in "[a-z:{}é]{0,60}") {
+            assert_eq!(Slotting::Hashed.slot(&key), fred::util::redis_keyslot(key.as_bytes()));
+        }
+    }
 
     fn list(values: Vec<Value>) -> Value {
         Value::Array(values)
