@@ -3,6 +3,7 @@
 //! A stream that the client wanted leaves as it comes ([`live`]); everything else is held until it is whole, so that
 //! the store can still turn it into an error ([`whole`]).
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use std::time::Duration;
@@ -369,7 +370,11 @@ async fn settle(
     }
     // What becomes of it when this future is dropped.
     account.note(|facts| facts.stored = StoredFact::InBackground);
-    match account.storing("store response", router.keeping.keep(finished, lineage, writing)).await {
+    let kept = {
+        let keep = pin!(router.keeping.keep(finished, lineage, writing));
+        account.storing("store response", keep).await
+    };
+    match kept {
         Ok(record) => {
             account.note(|facts| facts.stored = StoredFact::Stored);
             Ok(Stored::AsAsked(Some(record)))

@@ -4,6 +4,7 @@
 //! that its status can still change; a stream's headers with the first of its body. Every way out is a last message to
 //! Envoy or an error.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -238,8 +239,11 @@ impl Router {
 
         let parent = create.previous_response_id.as_ref();
         let wanted = Wanted { parent, referenced: &create.referenced_responses() };
-        let load = self.keeping.history(owner, wanted, self.policy.chain);
-        let history = if wanted.is_empty() { load.await } else { account.storing("load history", load).await };
+        let history = {
+            // Pinned here, since a future that is handed on to another has room in both.
+            let load = pin!(self.keeping.history(owner, wanted, self.policy.chain));
+            if wanted.is_empty() { load.await } else { account.storing("load history", load).await }
+        };
         let history = history.map_err(|error| {
             account.note(|facts| {
                 facts.chain_missing = match error {

@@ -1,5 +1,6 @@
 //! The store as an exchange uses it: every operation with a deadline, and no answer forgotten half-way.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,7 +80,7 @@ impl Keeping {
         }
         let began = Instant::now();
         let holdings = self.holdings(owner);
-        let load = chain::history(&holdings, wanted, limits);
+        let load = pin!(chain::history(&holdings, wanted, limits));
         let result = tokio::time::timeout(self.deadline.saturating_mul(2), load).await;
         let result = result.unwrap_or(Err(HistoryError::Store(StoreError::Timeout)));
         let failure = result.as_ref().err().and_then(FromStore::store_error);

@@ -7,6 +7,7 @@
 //! error: a model must never answer from a history with a hole (CONTRACT §8).
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -162,8 +163,8 @@ pub async fn history<'a>(
         Touch::Keep => loaded.ids(),
         Touch::Refresh { .. } => Vec::new(),
     };
-    let prolong = prolong(store, &to_prolong, prolonging.longer);
-    let chain = climb(store, walk, loaded, parent, prolonging, since);
+    let prolong = pin!(prolong(store, &to_prolong, prolonging.longer));
+    let chain = pin!(climb(store, walk, loaded, parent, prolonging, since));
     let (history, ()) = futures_util::future::try_join(chain, prolong).await?;
     Ok(history)
 }
