@@ -90,7 +90,7 @@ struct Args {
     #[arg(long, default_value_t = 500)]
     requests: usize,
     /// Streams per row and round of sse; of sse-long a quarter
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 160)]
     streams: usize,
     /// Conversations per row and round of chain
     #[arg(long, default_value_t = 8)]
