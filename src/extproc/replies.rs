@@ -263,6 +263,36 @@ mod tests {
         assert_eq!(polls.load(Ordering::Relaxed), 2);
     }
 
+    /// Notes in which span it is dropped.
+    struct Dropped(Arc<Mutex<Option<tracing::Id>>>);
+
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            *self.0.lock().unwrap() = Span::current().id();
+        }
+    }
+
+    #[test]
+    fn an_exchange_is_polled_and_dropped_in_its_span() {
+        let _subscriber = tracing::subscriber::set_default(tracing_subscriber::registry());
+        let span = tracing::info_span!("exchange");
+        let (polled, dropped) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None)));
+        let exchange = {
+            let (polled, dropped) = (Arc::clone(&polled), Dropped(Arc::clone(&dropped)));
+            std::future::poll_fn(move |_| {
+                let _held = &dropped;
+                *polled.lock().unwrap() = Span::current().id();
+                Poll::Pending
+            })
+        };
+        let mut replies = Replies::of(Box::pin(exchange), Arc::default(), span.clone());
+        assert!(Pin::new(&mut replies).poll_frame(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!(Span::current().id().is_none());
+        drop(replies);
+        assert!(span.id().is_some());
+        assert_eq!((&*polled.lock().unwrap(), &*dropped.lock().unwrap()), (&span.id(), &span.id()));
+    }
+
     #[test]
     fn a_message_waits_while_there_is_no_room_for_it_and_its_sender_is_woken() {
         let slot = Slot::default();
