@@ -370,10 +370,8 @@ async fn settle(
     }
     // What becomes of it when this future is dropped.
     account.note(|facts| facts.stored = StoredFact::InBackground);
-    let kept = {
-        let keep = pin!(router.keeping.keep(finished, lineage, writing));
-        account.storing("store response", keep).await
-    };
+    // Pinned (see `in_place`), and gone with this statement: `finished` is needed again.
+    let kept = account.storing("store response", pin!(router.keeping.keep(finished, lineage, writing))).await;
     match kept {
         Ok(record) => {
             account.note(|facts| facts.stored = StoredFact::Stored);

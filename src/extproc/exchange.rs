@@ -240,7 +240,7 @@ impl Router {
         let parent = create.previous_response_id.as_ref();
         let wanted = Wanted { parent, referenced: &create.referenced_responses() };
         let history = {
-            // Pinned here, since a future that is handed on to another has room in both.
+            // Pinned, see `in_place`.
             let load = pin!(self.keeping.history(owner, wanted, self.policy.chain));
             if wanted.is_empty() { load.await } else { account.storing("load history", load).await }
         };

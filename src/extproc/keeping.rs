@@ -80,8 +80,9 @@ impl Keeping {
         }
         let began = Instant::now();
         let holdings = self.holdings(owner);
-        let load = pin!(chain::history(&holdings, wanted, limits));
-        let result = tokio::time::timeout(self.deadline.saturating_mul(2), load).await;
+        // Pinned (see `in_place`), and gone with this statement, with all that it holds of the store's bounds.
+        let limit = self.deadline.saturating_mul(2);
+        let result = tokio::time::timeout(limit, pin!(chain::history(&holdings, wanted, limits))).await;
         let result = result.unwrap_or(Err(HistoryError::Store(StoreError::Timeout)));
         let failure = result.as_ref().err().and_then(FromStore::store_error);
         self.note("history", failure, began.elapsed());

@@ -1,6 +1,5 @@
 //! What an exchange says, on its way out: the body of the call's response, and the slot through which messages come to it.
 
-use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::task::AtomicWaker;
 use hyper::HeaderMap;
 use hyper::body::{Body, Frame};
@@ -18,8 +18,7 @@ use super::duplex::{ExchangeError, Finished};
 use super::grpc::Outgoing;
 use super::pb::ProcessingResponse;
 
-/// An exchange, where it stays: it is some kilobytes, which would be copied each time that it is handed on.
-pub(super) type Exchange = Pin<Box<dyn Future<Output = Result<Finished, ExchangeError>> + Send>>;
+type Exchange = BoxFuture<'static, Result<Finished, ExchangeError>>;
 
 /// What an exchange sends to Envoy; polling it drives the exchange, dropping it drops the exchange.
 pub struct Replies {
@@ -273,24 +272,35 @@ mod tests {
     }
 
     #[test]
-    fn an_exchange_is_polled_and_dropped_in_its_span() {
+    fn however_an_exchange_ends_it_is_polled_and_dropped_in_its_span() {
         let _subscriber = tracing::subscriber::set_default(tracing_subscriber::registry());
-        let span = tracing::info_span!("exchange");
-        let (polled, dropped) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None)));
-        let exchange = {
-            let (polled, dropped) = (Arc::clone(&polled), Dropped(Arc::clone(&dropped)));
-            std::future::poll_fn(move |_| {
-                let _held = &dropped;
-                *polled.lock().unwrap() = Span::current().id();
-                Poll::Pending
-            })
-        };
-        let mut replies = Replies::of(Box::pin(exchange), Arc::default(), span.clone());
-        assert!(Pin::new(&mut replies).poll_frame(&mut Context::from_waker(Waker::noop())).is_pending());
-        assert!(Span::current().id().is_none());
-        drop(replies);
-        assert!(span.id().is_some());
-        assert_eq!((&*polled.lock().unwrap(), &*dropped.lock().unwrap()), (&span.id(), &span.id()));
+        for end in ["reset", "an error", "a panic", "a message that cannot be sent"] {
+            let (polled, dropped) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None)));
+            let (span, slot) = (tracing::info_span!("exchange"), Arc::new(Slot::default()));
+            let exchange = {
+                let (polled, dropped) = (Arc::clone(&polled), Dropped(Arc::clone(&dropped)));
+                let slot = Arc::clone(&slot);
+                std::future::poll_fn(move |_| {
+                    let _held = &dropped;
+                    *polled.lock().unwrap() = Span::current().id();
+                    match end {
+                        "an error" => return Poll::Ready(Err(ExchangeError::Internal("on purpose"))),
+                        "a panic" => panic!("on purpose"),
+                        "a message that cannot be sent" => slot.lock().failed = Some(Status::internal("on purpose")),
+                        _ => {}
+                    }
+                    Poll::Pending
+                })
+            };
+            let mut replies = Replies::of(Box::pin(exchange), slot, span.clone());
+            let frame = Pin::new(&mut replies).poll_frame(&mut Context::from_waker(Waker::noop()));
+            assert_eq!(frame.is_pending(), end == "reset", "{end}");
+            assert_eq!(dropped.lock().unwrap().is_none(), end == "reset", "{end}");
+            assert!(Span::current().id().is_none(), "{end}");
+            drop(replies);
+            assert!(span.id().is_some() && Span::current().id().is_none(), "{end}");
+            assert_eq!((&*polled.lock().unwrap(), &*dropped.lock().unwrap()), (&span.id(), &span.id()), "{end}");
+        }
     }
 
     #[test]

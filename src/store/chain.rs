@@ -163,9 +163,10 @@ pub async fn history<'a>(
         Touch::Keep => loaded.ids(),
         Touch::Refresh { .. } => Vec::new(),
     };
-    let prolong = pin!(prolong(store, &to_prolong, prolonging.longer));
+    // Pinned, see `in_place`.
     let chain = pin!(climb(store, walk, loaded, parent, prolonging, since));
-    let (history, ()) = futures_util::future::try_join(chain, prolong).await?;
+    let prolonged = pin!(prolong(store, &to_prolong, prolonging.longer));
+    let (history, ()) = futures_util::future::try_join(chain, prolonged).await?;
     Ok(history)
 }
 

@@ -152,6 +152,7 @@ impl Attempt for Once<'_> {
             let (_, reply): (Value, Value) = pipeline.all().await?;
             Ok(reply)
         };
+        // Copied there: a slot is seldom on its way.
         within(timeout, Box::pin(both)).await
     }
 }

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
@@ -12,14 +13,14 @@ use tokio_util::task::TaskTracker;
 /// Most have a task already that waits for them, and another one would cost more than much of what an operation does. While
 /// that task is not polled, the operation stands still, with what it holds of the store's bounds.
 pub(super) struct Lasting<T: Send + 'static> {
-    operation: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
+    operation: Option<BoxFuture<'static, T>>,
     begun: bool,
     tasks: TaskTracker,
 }
 
 impl<T: Send + 'static> Lasting<T> {
     /// `tasks` takes what goes on alone.
-    pub(super) fn new(tasks: &TaskTracker, operation: Pin<Box<dyn Future<Output = T> + Send>>) -> Self {
+    pub(super) fn new(tasks: &TaskTracker, operation: BoxFuture<'static, T>) -> Self {
         Self { operation: Some(operation), begun: false, tasks: tasks.clone() }
     }
 }

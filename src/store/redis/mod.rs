@@ -209,17 +209,16 @@ impl RedisStore {
         Ok(Self { shared, keys, tasks, _stop: Arc::new(stop.drop_guard()) })
     }
 
-    /// An operation that goes on when its caller is dropped.
-    fn lasting<T, F>(&self, operation: impl FnOnce() -> F) -> Lasting<Result<T, StoreError>>
+    /// The operation that `make` makes, in its place on the heap; it goes on when its caller is dropped.
+    fn lasting<T, F>(&self, make: impl FnOnce() -> F) -> Lasting<Result<T, StoreError>>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
     {
         const { assert!(size_of::<F>() <= LARGEST_OPERATION_BYTES) };
         let panicked = || StoreError::Unavailable("the operation failed by a fault of ours".to_owned());
-        // Not by an async block, which has room for it twice: as what it begins with, and as what it waits for.
-        let caught =
-            || AssertUnwindSafe(operation()).catch_unwind().map(move |end| end.unwrap_or_else(|_| Err(panicked())));
+        // An async block would have room for it twice: for what it captured, and for what it waits for.
+        let caught = || AssertUnwindSafe(make()).catch_unwind().map(move |end| end.unwrap_or_else(|_| Err(panicked())));
         Lasting::new(&self.tasks, pinned(caught))
     }
 
