@@ -17,7 +17,7 @@ use super::body::{self, BodyCollector};
 use super::duplex::{Envoy, ExchangeError, Finished};
 use super::exchange::{EndedBy, Interrupt, Router, now};
 use super::headers::{HeaderMutation, Headers};
-use super::keeping::{Lineage, LiveStream, Writing, unstored};
+use super::keeping::{self, Lineage, LiveStream, Writing, unstored};
 use super::local::LocalAnswer;
 use super::message::{BodyPiece, Inbound, LastReply, Reply, ResponseHead};
 use super::refusal;
@@ -32,6 +32,10 @@ use crate::translate::{self, AnswerForm, End, Plan, ResponseStream};
 /// Events leave once there are so many bytes of them, even if more could be had at once. About what fits into one HTTP/2
 /// frame.
 const MERGED_BYTES: usize = 16 << 10;
+
+/// How long what is ready of a stream that has ended waits for the store, to leave with the terminal event in one message: of
+/// the eight or nine that Envoy gets of a short stream, one less.
+const TOGETHER_WITHIN: Duration = Duration::from_millis(5);
 
 /// How long after `[DONE]` an upstream may take to end its stream before its connection is given up.
 const LINGER: Duration = Duration::from_secs(1);
@@ -188,7 +192,7 @@ pub(super) async fn whole(
     }
     let mut mutation = answer_headers(&head.headers, finished.plan());
     let mut kept = None;
-    match settle(router, envoy.account(), &mut finished, &lineage, Writing::ByExchange).await {
+    match settle(router, envoy.account(), &mut finished, &lineage, None).await {
         Ok(Stored::AsAsked(record)) => kept = record,
         Ok(Stored::Not) => mutation = mutation.set("x-responses-stored", "false"),
         Err(error) if !streamed => {
@@ -279,6 +283,10 @@ async fn live(
             Ok(Inbound::ResponseBody(piece)) => {
                 ended_by = feed(&mut envoy, &mut stream, piece).await?;
                 seat.hold(held_before.saturating_add(stream.kept_bytes()));
+                if ended_by.is_some() {
+                    // What is ready leaves with the end, see `settle`.
+                    continue;
+                }
                 stream.take()
             }
             Ok(Inbound::ResponseTrailers) => break (End::Complete, EndedBy::Trailers),
@@ -300,7 +308,7 @@ async fn live(
         return Err(ExchangeError::Internal("the stream was finished twice"));
     };
     // A failure is told inside the stream, see `settle`.
-    let kept = match settle(router, &account, &mut finished, &lineage, Writing::Alone).await {
+    let kept = match settle(router, &account, &mut finished, &lineage, Some(&mut envoy)).await {
         Ok(Stored::AsAsked(record)) => record,
         Ok(Stored::Not) | Err(_) => None,
     };
@@ -358,21 +366,24 @@ enum Stored {
 
 /// Has the store acknowledge the response, if it is to be stored. When the store refuses, the response says so: as
 /// `store: false`, or as a failed one, whose error for a JSON client is returned.
+///
+/// `live` is where a stream that has begun goes: what is ready of it leaves if the store takes long.
 async fn settle(
     router: &Router,
     account: &Account,
     finished: &mut translate::Finished,
     lineage: &Lineage,
-    writing: Writing,
+    live: Option<&mut Envoy>,
 ) -> Result<Stored, WireError> {
     if !finished.plan().store {
         return Ok(Stored::AsAsked(None));
     }
     // What becomes of it when this future is dropped.
     account.note(|facts| facts.stored = StoredFact::InBackground);
-    // Pinned (see `in_place`), and gone with this statement: `finished` is needed again.
-    let kept = account.storing("store response", pin!(router.keeping.keep(finished, lineage, writing))).await;
-    match kept {
+    let writing = if live.is_some() { Writing::Alone } else { Writing::ByExchange };
+    let record = keeping::record(finished, lineage);
+    let keep = async { router.keeping.keep(lineage.owner, record?, writing).await };
+    match told_while(live, finished, account.storing("store response", pin!(keep))).await {
         Ok(record) => {
             account.note(|facts| facts.stored = StoredFact::Stored);
             Ok(Stored::AsAsked(Some(record)))
@@ -389,6 +400,25 @@ async fn settle(
             Err(error)
         }
     }
+}
+
+/// Does work at the end of a stream, and lets what is ready of it leave if the work takes longer than a moment.
+async fn told_while<T>(
+    live: Option<&mut Envoy>,
+    finished: &mut translate::Finished,
+    work: impl Future<Output = T>,
+) -> T {
+    // Pinned, see `in_place`.
+    let mut work = pin!(work);
+    if let Some(envoy) = live
+        && finished.ready_bytes() > 0
+    {
+        match tokio::time::timeout(TOGETHER_WITHIN, work.as_mut()).await {
+            Ok(done) => return done,
+            Err(_elapsed) => envoy.send(Reply::response_body(finished.take())).await,
+        }
+    }
+    work.await
 }
 
 /// Whether a stream ends now. After `[DONE]` the upstream's own end is waited for, because an end before it makes Envoy

@@ -97,24 +97,20 @@ impl Keeping {
 
     /// Writes the record of a finished answer, waits until the store has acknowledged it, and gives it back.
     ///
-    /// Dropping the future does not lose the record: the write then goes on, or is repeated, in a task of its own.
+    /// Dropping the future, once polled, does not lose the record: the write then goes on, or is repeated, in a task of its
+    /// own.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn keep(
-        &self,
-        finished: &mut Finished,
-        lineage: &Lineage,
-        writing: Writing,
-    ) -> Result<Arc<Record>, StoreError> {
-        let record = Arc::new(record(finished, lineage)?);
+    pub async fn keep(&self, owner: Owner, record: Record, writing: Writing) -> Result<Arc<Record>, StoreError> {
+        let record = Arc::new(record);
         if writing == Writing::Alone {
-            let written = self.keep_in_background(lineage.owner, Arc::clone(&record)).await;
+            let written = self.keep_in_background(owner, Arc::clone(&record)).await;
             let written = written.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())));
             return written.map(|()| record);
         }
-        let mut unwritten = Unwritten { keeping: self, owner: lineage.owner, record: Some(Arc::clone(&record)) };
-        let result = self.within("put", self.holdings(lineage.owner).put(Arc::clone(&record))).await;
+        let mut unwritten = Unwritten { keeping: self, owner, record: Some(Arc::clone(&record)) };
+        let result = self.within("put", self.holdings(owner).put(Arc::clone(&record))).await;
         unwritten.record = None;
         result.map(|()| record)
     }
@@ -144,7 +140,11 @@ impl Keeping {
     }
 }
 
-fn record(finished: &mut Finished, lineage: &Lineage) -> Result<Record, StoreError> {
+/// What is kept of a finished answer.
+///
+/// # Errors
+/// [`StoreError::Corrupt`], never in practice: what the answer was made of is JSON.
+pub fn record(finished: &mut Finished, lineage: &Lineage) -> Result<Record, StoreError> {
     let (response, input) = finished.take_stored().map_err(|error| StoreError::Corrupt(error.to_string()))?;
     Ok(Record {
         id: finished.plan().id.clone(),
@@ -212,12 +212,16 @@ impl LiveStream {
 
     /// See [`ResponseStream::take`].
     pub fn take(&mut self) -> Bytes {
-        let Some(machine) = &mut self.machine else { return Bytes::new() };
-        let events = machine.take();
-        if !events.is_empty() {
+        self.note_ready();
+        self.machine.as_mut().map_or_else(Bytes::new, |machine| machine.take())
+    }
+
+    fn note_ready(&self) {
+        if let Some(machine) = &self.machine
+            && machine.ready_bytes() > 0
+        {
             self.account.events(machine.events(), machine.has_content());
         }
-        events
     }
 
     /// See [`ResponseStream::heartbeat`].
@@ -245,9 +249,10 @@ impl LiveStream {
         self.machine.as_ref().is_some_and(|machine| machine.has_failed())
     }
 
-    /// Ends the stream, which is no longer watched over.
+    /// Ends the stream, which is no longer watched over. What was not taken of it is what its end begins with.
     #[must_use]
     pub fn finish(mut self, end: End) -> Option<(Box<Finished>, Lineage)> {
+        self.note_ready();
         let finished = Box::new(self.machine.take()?.finish(end, (self.now)()));
         self.account.note(|facts| facts.response_ended(&finished, end));
         let ancestors = std::mem::take(&mut self.lineage.ancestors);

@@ -183,7 +183,18 @@ impl Finished {
         self.response.take();
     }
 
-    /// The last events: the done events of what was open, and the one terminal event, with the response as the store kept
+    /// How many bytes of events are ready.
+    #[must_use]
+    pub fn ready_bytes(&self) -> usize {
+        self.emitter.ready_bytes()
+    }
+
+    /// Takes the events that are ready: those that nobody took of the stream, and the done events of what was open.
+    pub fn take(&mut self) -> Bytes {
+        self.emitter.take()
+    }
+
+    /// The last events: those that are [ready](Self::take), and the one terminal event, with the response as the store kept
     /// it, if it did.
     #[must_use]
     pub fn into_tail(mut self, stored: Option<&RawValue>) -> Bytes {

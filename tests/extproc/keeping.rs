@@ -1,4 +1,4 @@
-//! What the store is asked for while Envoy does not read.
+//! What the store is asked for while Envoy does not read, and what a stream that ends does while the store is asked.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,9 +12,38 @@ use tokio::sync::Notify;
 
 use super::reports::{Reported, create, frame, memory, tell};
 use crate::support::envoy::ext_proc::processing_response::Response;
-use crate::support::envoy::{answer, response_trailers};
+use crate::support::envoy::{Exchange, Seen, answer, response_body, response_trailers, seen};
 use crate::support::stack::chat;
 use crate::support::stack::wait::eventually;
+
+/// A router with a store whose writes wait.
+async fn gated() -> (Reported, Arc<Gated>) {
+    let (gate, begun, ended) = (Notify::new(), AtomicUsize::new(0), AtomicUsize::new(0));
+    let store = Arc::new(Gated { store: memory(), gate, begun, ended });
+    (Reported::start_with(Arc::<Gated>::clone(&store), Duration::from_secs(60)).await, store)
+}
+
+/// Begins a stream, and reads what there is of it.
+async fn begin_stream(exchange: &mut Exchange) {
+    let mut messages = create(true);
+    messages.extend([answer("200", "text/event-stream"), frame(&chat::text("Hello"))]);
+    tell(exchange, &messages).await;
+    while !body_of(exchange.reply().await).contains("response.output_text.delta") {}
+}
+
+/// The rest of the answer and its end, in one piece.
+async fn end_stream(exchange: &mut Exchange) {
+    let frames = [chat::text(" there."), chat::finish("stop")].map(|chunk| format!("data: {chunk}\n\n"));
+    tell(exchange, &[response_body(format!("{}data: [DONE]\n\n", frames.concat()), true)]).await;
+}
+
+/// The piece of the answer that a message carries, empty for other messages.
+fn body_of(reply: Response) -> String {
+    match seen(reply) {
+        Seen::ResponseBody { body, .. } => String::from_utf8(body).expect("text"),
+        _ => String::new(),
+    }
+}
 
 /// A store whose writes wait to be let through, and hold what others wait for meanwhile.
 struct Gated {
@@ -69,9 +98,7 @@ impl ResponseStore for Gated {
 /// hyper does not poll an exchange while something that it has said waits for Envoy to read what came before.
 #[tokio::test]
 async fn the_write_of_a_stream_ends_though_envoy_does_not_read_the_stream() {
-    let (gate, begun, ended) = (Notify::new(), AtomicUsize::new(0), AtomicUsize::new(0));
-    let store = Arc::new(Gated { store: memory(), gate, begun, ended });
-    let reported = Reported::start_with(Arc::<Gated>::clone(&store), Duration::from_secs(60)).await;
+    let (reported, store) = gated().await;
     let mut exchange = reported.router.open().await;
     let mut messages = create(true);
     messages.push(answer("200", "text/event-stream"));
@@ -88,4 +115,37 @@ async fn the_write_of_a_stream_ends_though_envoy_does_not_read_the_stream() {
     eventually("the write ends", async || (store.ended.load(Ordering::SeqCst) == 1).then_some(())).await;
     let (replies, status) = exchange.rest().await;
     assert!(status.is_none() && replies.len() > 2, "{status:?}");
+}
+
+#[tokio::test]
+async fn a_stream_ends_in_one_message_when_the_store_is_quick() {
+    let reported = Reported::start_with(Arc::new(memory()), Duration::from_secs(60)).await;
+    let mut exchange = reported.router.open().await;
+    begin_stream(&mut exchange).await;
+    end_stream(&mut exchange).await;
+    let (replies, status) = exchange.rest().await;
+    assert!(status.is_none(), "{status:?}");
+    let [last] = <[Response; 1]>::try_from(replies).expect("one message");
+    let last = body_of(last);
+    for event in ["response.output_text.delta", "response.output_item.done", "response.completed"] {
+        assert!(last.contains(&format!("event: {event}\n")), "{event}: {last}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_ready_of_a_stream_does_not_wait_for_a_slow_store() {
+    let (reported, store) = gated().await;
+    let mut exchange = reported.router.open().await;
+    begin_stream(&mut exchange).await;
+    end_stream(&mut exchange).await;
+    let ready = body_of(exchange.reply().await);
+    assert!(ready.contains("there.") && ready.contains("response.output_item.done"), "{ready}");
+    assert!(!ready.contains("response.completed"), "{ready}");
+    assert_eq!((store.begun.load(Ordering::SeqCst), store.ended.load(Ordering::SeqCst)), (1, 0));
+    store.gate.notify_one();
+    let (replies, status) = exchange.rest().await;
+    assert!(status.is_none(), "{status:?}");
+    let [last] = <[Response; 1]>::try_from(replies).expect("one message");
+    let last = body_of(last);
+    assert!(last.contains("response.completed") && !last.contains("response.output_item.done"), "{last}");
 }

@@ -165,6 +165,12 @@ impl ResponseStream {
         self.emitter.take()
     }
 
+    /// How many bytes of events are ready.
+    #[must_use]
+    pub fn ready_bytes(&self) -> usize {
+        self.emitter.ready_bytes()
+    }
+
     /// Takes bytes of the upstream's event stream and returns the events that follow from them, in whole frames.
     pub fn push(&mut self, bytes: &[u8]) -> Bytes {
         self.feed(bytes);
@@ -182,7 +188,7 @@ impl ResponseStream {
         }
         self.decoder = decoder;
         self.emitter.expect(0);
-        self.emitter.ready_bytes()
+        self.ready_bytes()
     }
 
     /// Takes the body of an unstreamed answer.
