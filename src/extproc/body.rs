@@ -19,6 +19,10 @@ const MAX_CODINGS: usize = 4;
 /// The size of one read of a decoder.
 const DECODE_STEP: usize = 16 * 1024;
 
+/// Room for all of an announced body is set aside once one byte of so many has come. Until then it doubles: a client that
+/// announces 20 MB and sends ten bytes gets no more for it.
+const TRUSTED_TIMES: usize = 4;
+
 /// A body that will not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
@@ -61,6 +65,8 @@ impl BodyError {
 #[derive(Debug)]
 pub struct BodyCollector {
     limit: usize,
+    /// By content-length, which may lie; 0 when nothing was.
+    announced: usize,
     received: Received,
     over: bool,
 }
@@ -69,8 +75,7 @@ pub struct BodyCollector {
 enum Received {
     /// Nothing yet, or one piece: it is not copied.
     One(Bytes),
-    /// Copied together, in space that doubles. Content-Length is not used to reserve it: 20 MB would be reserved for
-    /// a client that announces them and sends ten bytes.
+    /// Copied together.
     Many(BytesMut),
 }
 
@@ -78,7 +83,7 @@ impl BodyCollector {
     /// A collector of at most `limit` bytes.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit, received: Received::One(Bytes::new()), over: false }
+        Self { limit, announced: 0, received: Received::One(Bytes::new()), over: false }
     }
 
     /// A collector of the body that follows these headers.
@@ -88,10 +93,8 @@ impl BodyCollector {
     /// body is sent. A content-length that is no number is Envoy's to refuse.
     pub fn announced(headers: &Headers, limit: usize) -> Result<Self, BodyError> {
         let length = headers.text("content-length").and_then(|length| length.trim().parse::<u64>().ok());
-        match length {
-            Some(length) if length > limit as u64 => Err(BodyError::TooLarge { limit }),
-            _ => Ok(Self::new(limit)),
-        }
+        let announced = usize::try_from(length.unwrap_or(0)).unwrap_or(usize::MAX);
+        if announced > limit { Err(BodyError::TooLarge { limit }) } else { Ok(Self { announced, ..Self::new(limit) }) }
     }
 
     /// Appends a piece; true when it was the last one. Whatever comes after the last one is ignored (TRAPS 96).
@@ -111,17 +114,28 @@ impl BodyCollector {
         if piece.bytes.is_empty() {
             return Ok(self.over);
         }
+        let room = self.room_for(self.len() + piece.bytes.len());
         match &mut self.received {
             Received::One(first) if first.is_empty() => self.received = Received::One(piece.bytes),
             Received::One(first) => {
-                let mut both = BytesMut::with_capacity(first.len() + piece.bytes.len());
+                let mut both = BytesMut::with_capacity(room);
                 both.extend_from_slice(first);
                 both.extend_from_slice(&piece.bytes);
                 self.received = Received::Many(both);
             }
-            Received::Many(all) => all.extend_from_slice(&piece.bytes),
+            Received::Many(all) => {
+                if all.capacity() < room {
+                    all.reserve(room - all.len());
+                }
+                all.extend_from_slice(&piece.bytes);
+            }
         }
         Ok(self.over)
+    }
+
+    /// How much room there should be when so many bytes have come.
+    fn room_for(&self, come: usize) -> usize {
+        if self.announced > come && self.announced / TRUSTED_TIMES <= come { self.announced } else { come }
     }
 
     /// The number of bytes received.
@@ -341,6 +355,35 @@ mod tests {
         assert!(announce("10").is_ok());
         assert!(announce("ten").is_ok());
         assert!(BodyCollector::announced(&Headers::default(), 10).is_ok());
+    }
+
+    #[test]
+    fn room_for_all_that_was_announced_is_there_once_a_quarter_has_come() {
+        let headers: Headers = [("content-length", "4000000")].into_iter().collect();
+        let mut body = BodyCollector::announced(&headers, 5_000_000).unwrap();
+        let bytes = Bytes::from(vec![b'x'; 100_000]);
+        let mut rooms = Vec::new();
+        for pieces in 1..=40 {
+            assert_eq!(body.push(BodyPiece { bytes: bytes.clone(), end: pieces == 40 }).unwrap(), pieces == 40);
+            if let Received::Many(all) = &body.received {
+                assert!(all.capacity() <= TRUSTED_TIMES * all.len(), "{} for {}", all.capacity(), all.len());
+                rooms.push(all.capacity());
+            }
+        }
+        assert_eq!(rooms.last(), Some(&4_000_000), "{rooms:?}");
+        rooms.dedup();
+        assert!(rooms.len() <= 5, "{rooms:?}");
+        assert_eq!(body.finish().len(), 4_000_000);
+    }
+
+    #[test]
+    fn more_than_was_announced_is_taken_as_it_comes() {
+        let headers: Headers = [("content-length", "3")].into_iter().collect();
+        let mut body = BodyCollector::announced(&headers, 100).unwrap();
+        for text in ["ab", "cd", "ef"] {
+            body.push(piece(text, false)).unwrap();
+        }
+        assert_eq!(body.finish(), "abcdef");
     }
 
     #[test]
