@@ -33,8 +33,8 @@ use crate::translate::{self, AnswerForm, End, Plan, ResponseStream};
 /// frame.
 const MERGED_BYTES: usize = 16 << 10;
 
-/// How long what is ready of a stream that has ended waits for the store, to leave with the terminal event in one message: of
-/// the eight or nine that Envoy gets of a short stream, one less.
+/// How long the last events of the upstream's chunks wait for the store, to leave in one message with those of the end. For
+/// Envoy each message is work, and of a short stream it gets eight or nine.
 const TOGETHER_WITHIN: Duration = Duration::from_millis(5);
 
 /// How long after `[DONE]` an upstream may take to end its stream before its connection is given up.
@@ -269,6 +269,7 @@ async fn live(
     account.note(|facts| facts.status = Some(200));
     let mut stream = LiveStream::new(machine, lineage, router.keeping.clone(), account.clone(), now);
     let mut ended_by = feed(&mut envoy, &mut stream, first).await?;
+    // Leaves at once, even if the whole answer is in it.
     let opening = stream.take();
     envoy.send(Reply::response_headers(mutation)).await;
     envoy.send(Reply::response_body(opening)).await;
@@ -284,7 +285,7 @@ async fn live(
                 ended_by = feed(&mut envoy, &mut stream, piece).await?;
                 seat.hold(held_before.saturating_add(stream.kept_bytes()));
                 if ended_by.is_some() {
-                    // What is ready leaves with the end, see `settle`.
+                    // Not taken: it leaves with the end, see `settle`.
                     continue;
                 }
                 stream.take()
@@ -367,7 +368,7 @@ enum Stored {
 /// Has the store acknowledge the response, if it is to be stored. When the store refuses, the response says so: as
 /// `store: false`, or as a failed one, whose error for a JSON client is returned.
 ///
-/// `live` is where a stream that has begun goes: what is ready of it leaves if the store takes long.
+/// `live` is where a stream that has begun goes: what was not taken of it leaves if the store takes long.
 async fn settle(
     router: &Router,
     account: &Account,
@@ -383,7 +384,7 @@ async fn settle(
     let writing = if live.is_some() { Writing::Alone } else { Writing::ByExchange };
     let record = keeping::record(finished, lineage);
     let keep = async { router.keeping.keep(lineage.owner, record?, writing).await };
-    match told_while(live, finished, account.storing("store response", pin!(keep))).await {
+    match releasing_untaken(live, finished, account.storing("store response", pin!(keep))).await {
         Ok(record) => {
             account.note(|facts| facts.stored = StoredFact::Stored);
             Ok(Stored::AsAsked(Some(record)))
@@ -402,8 +403,10 @@ async fn settle(
     }
 }
 
-/// Does work at the end of a stream, and lets what is ready of it leave if the work takes longer than a moment.
-async fn told_while<T>(
+/// Does work at the end of a stream, and releases what was not taken of it before if the work takes longer than a moment.
+///
+/// The work must go on by itself while `send` waits for Envoy, as [`Writing::Alone`] does.
+async fn releasing_untaken<T>(
     live: Option<&mut Envoy>,
     finished: &mut translate::Finished,
     work: impl Future<Output = T>,
@@ -411,11 +414,11 @@ async fn told_while<T>(
     // Pinned, see `in_place`.
     let mut work = pin!(work);
     if let Some(envoy) = live
-        && finished.ready_bytes() > 0
+        && finished.untaken_bytes() > 0
     {
         match tokio::time::timeout(TOGETHER_WITHIN, work.as_mut()).await {
             Ok(done) => return done,
-            Err(_elapsed) => envoy.send(Reply::response_body(finished.take())).await,
+            Err(_elapsed) => envoy.send(Reply::response_body(finished.take_untaken())).await,
         }
     }
     work.await

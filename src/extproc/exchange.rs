@@ -309,8 +309,7 @@ impl Router {
         loop {
             match self.next(envoy, began + self.policy.patience(collector.len())).await {
                 Ok(Inbound::RequestBody(piece)) => {
-                    let received = collector.len().saturating_add(piece.bytes.len());
-                    seat.claim(received).map_err(refusal::overloaded)?;
+                    seat.claim(collector.room_with(piece.bytes.len())).map_err(refusal::overloaded)?;
                     if collector.push(piece).map_err(|error| refused_body(&account, &error))? {
                         return Ok(Upload::Whole(collector.finish(), EndedBy::Body));
                     }

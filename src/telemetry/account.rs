@@ -90,7 +90,7 @@ impl Account {
         self.note(|facts| entry(facts, elapsed));
     }
 
-    /// Notes that events leave, how many there were until now, and whether content has come with them.
+    /// Notes that events are ready, how many there were until now, and whether content has come with them.
     pub fn events(&self, until_now: u64, content: bool) {
         self.note_now(|facts, elapsed| {
             facts.events = until_now;

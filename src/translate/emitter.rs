@@ -120,6 +120,11 @@ impl Emitter {
         self.frames.len()
     }
 
+    /// The frames of the first bytes, which end where a frame does. The others stay.
+    pub(super) fn take_first(&mut self, bytes: usize) -> Bytes {
+        self.frames.split_to(bytes.min(self.frames.len())).freeze()
+    }
+
     /// The frames since the last call, each whole. Their buffer goes with them: one that stayed would be as large as the
     /// largest burst of a stream, and be empty most of the time.
     pub(super) fn take(&mut self) -> Bytes {

@@ -97,6 +97,7 @@ impl Outcome {
 pub struct Finished {
     pub(super) plan: Box<Plan>,
     pub(super) emitter: Emitter,
+    pub(super) untaken: usize,
     pub(super) output: Vec<OutputItem>,
     pub(super) usage: Usage,
     pub(super) usage_missing: bool,
@@ -183,19 +184,20 @@ impl Finished {
         self.response.take();
     }
 
-    /// How many bytes of events are ready.
+    /// How many bytes of events were ready when the stream ended, and are not taken.
     #[must_use]
-    pub fn ready_bytes(&self) -> usize {
-        self.emitter.ready_bytes()
+    pub fn untaken_bytes(&self) -> usize {
+        self.untaken
     }
 
-    /// Takes the events that are ready: those that nobody took of the stream, and the done events of what was open.
-    pub fn take(&mut self) -> Bytes {
-        self.emitter.take()
+    /// Takes the events that were ready when the stream ended. What its end made, done events as an example, stays for
+    /// [`Self::into_tail`].
+    pub fn take_untaken(&mut self) -> Bytes {
+        self.emitter.take_first(std::mem::take(&mut self.untaken))
     }
 
-    /// The last events: those that are [ready](Self::take), and the one terminal event, with the response as the store kept
-    /// it, if it did.
+    /// The last events: those that are not taken, the done events of what was open, and the one terminal event, with the
+    /// response as the store kept it, if it did.
     #[must_use]
     pub fn into_tail(mut self, stored: Option<&RawValue>) -> Bytes {
         let mut emitter = std::mem::take(&mut self.emitter);

@@ -352,6 +352,7 @@ impl ResponseStream {
     /// The terminal event is not out yet: [`Finished`] waits for the store.
     #[must_use]
     pub fn finish(mut self, end: End, now: u64) -> Finished {
+        let untaken = self.ready_bytes();
         if end == End::Complete {
             let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(0));
             decoder.finish(|event, data| self.chunk(event, data));
@@ -369,6 +370,7 @@ impl ResponseStream {
         Finished {
             plan: self.plan,
             emitter: self.emitter,
+            untaken,
             output: self.output,
             usage_missing: self.usage.is_none(),
             usage: self.usage.unwrap_or_default(),
