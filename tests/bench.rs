@@ -120,6 +120,20 @@ fn ratios_are_taken_round_by_round() {
 }
 
 #[test]
+fn the_medians_of_parts_are_of_rounds_in_a_row() {
+    let mut rounds = Rounds::default();
+    [1.0, 2.0, 9.0, 4.0, 5.0, 6.0].into_iter().for_each(|value| rounds.push(value));
+    let medians = |values: &[f64]| {
+        let mut rounds = Rounds::default();
+        values.iter().for_each(|value| rounds.push(*value));
+        rounds
+    };
+    assert_eq!(rounds.medians_of(2), medians(&[2.0, 5.0]));
+    assert_eq!(rounds.medians_of(3), medians(&[1.5, 6.5, 5.5]));
+    assert_eq!((rounds.medians_of(7), rounds.medians_of(0)), (rounds.clone(), medians(&[4.5])));
+}
+
+#[test]
 fn the_interval_of_a_median_leaves_out_what_coins_rarely_do() {
     let of = |count: u32| {
         let mut rounds = Rounds::default();

@@ -20,6 +20,15 @@ impl Rounds {
         median(&self.0)
     }
 
+    /// The median of each part, of parts of the same length.
+    pub(crate) fn medians_of(&self, parts: usize) -> Self {
+        let length = self.0.len() / parts.max(1);
+        if length == 0 {
+            return self.clone();
+        }
+        Self(self.0.chunks_exact(length).filter_map(median).collect())
+    }
+
     /// Between which two rounds the median of endlessly many would be, with a confidence of 95% or more: it is left of the
     /// first or right of the last of so many as rarely as a coin falls on one side as often. `None` with fewer than six.
     pub(crate) fn interval(&self) -> Option<[f64; 2]> {

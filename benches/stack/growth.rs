@@ -27,7 +27,8 @@ pub(crate) async fn history(mock: &Mock, rows: &[Row], rounds: usize) -> Result<
     for depth in DEPTHS {
         let load = Load { text_bytes: TURN_BYTES, ..Load::new(Answer::Json, 200, 4) };
         let title = format!("Turn {depth} of a conversation, 0.5 KB up, 0.7 KB down a turn, 4 at a time");
-        let case = Case { name: "history", title, work: Work::TurnAt { depth, load }, rounds, unit: "turns" };
+        let case =
+            Case { name: "history", title, work: Work::TurnAt { depth, load }, rounds, starts: 1, unit: "turns" };
         points.push(Point { at: depth, case: measure::case(mock, rows, case).await? });
     }
     Ok(Growth { name: "history", along: "turns", points })
@@ -39,7 +40,7 @@ pub(crate) async fn bodies(mock: &Mock, rows: &[Row], rounds: usize) -> Result<G
     for (bytes, requests) in BODIES {
         let load = Load { text_bytes: bytes, ..Load::new(Answer::Json, requests, 4) };
         let title = format!("Requests of {bytes} bytes, stored, 4 at a time");
-        let case = Case { name: "bodies", title, work: Work::Load(load), rounds, unit: "requests" };
+        let case = Case { name: "bodies", title, work: Work::Load(load), rounds, starts: 1, unit: "requests" };
         points.push(Point { at: bytes, case: measure::case(mock, rows, case).await? });
     }
     Ok(Growth { name: "bodies", along: "bytes", points })
@@ -85,11 +86,11 @@ pub(crate) async fn routers(
         }
         let title = format!("JSON, stored, {at} routers (each behind an Envoy) on one cluster, 16 at a time");
         let work = Work::Load(Load::new(Answer::Json, requests, 16));
-        let case = Case { name: "routers", title, work, rounds, unit: "requests" };
+        let case = Case { name: "routers", title, work, rounds, starts: 1, unit: "requests" };
         requests_by_count.push(Point { at, case: measure::case(mock, &rows, case).await? });
         let title = format!("Chains of 10 turns, each turn at the next of {at} routers, 8 at a time");
         let work = Work::Conversations { count: 40, at_a_time: 8, turns: 10 };
-        let case = Case { name: "router-turns", title, work, rounds, unit: "turns" };
+        let case = Case { name: "router-turns", title, work, rounds, starts: 1, unit: "turns" };
         turns_by_count.push(Point { at, case: measure::case(mock, &rows, case).await? });
     }
     Ok([

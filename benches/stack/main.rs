@@ -39,7 +39,7 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::machine::Machine;
-use crate::measure::Case;
+use crate::measure::{Case, Measurement};
 use crate::mock::Mock;
 use crate::processes::RunDirectory;
 use crate::report::Report;
@@ -86,6 +86,14 @@ struct Args {
     /// How often each row takes its turn; half as often in chain, three times in sse, whose cost depends on how Envoy merges chunks. Many short turns meet the same machine, few long ones do not
     #[arg(long, default_value_t = 40)]
     rounds: usize,
+    /// Over how many starts of all processes the rounds are spread, but for those of paced, memory and growth: for its whole life
+    /// a process pays more or less for where it lies in memory
+    #[arg(long, default_value_t = 6)]
+    starts: usize,
+    /// Requests to each row after a start, before anything is measured. By default a little more than the memory store keeps:
+    /// until it and the caches of the others are full, each request takes memory that the process has not used before
+    #[arg(long, default_value_t = 12_000)]
+    fill: usize,
     /// Requests per row and round of json; four times as many of routers
     #[arg(long, default_value_t = 500)]
     requests: usize,
@@ -166,25 +174,31 @@ async fn run(args: &Args) -> Result<(), Failure> {
 
 async fn cases(directory: &RunDirectory, mock: &Mock, args: &Args, report: &mut Report<'_>) -> Result<(), Failure> {
     let (rounds, turns, conversations) = (args.rounds, args.turns, args.conversations);
+    let starts = args.starts;
     let (paced_rounds, few, chain_rounds) = (rounds.min(12), rounds.min(3), rounds.div_ceil(2));
     let cases = [
-        (Name::Json, Case::json(args.requests, rounds)),
-        (Name::Sse, Case::stream("sse", 100, args.streams, 3 * rounds)),
-        (Name::SseLong, Case::stream("sse-long", 1000, args.streams.div_ceil(4), rounds)),
+        (Name::Json, Case::json(args.requests, rounds).over(starts)),
+        (Name::Sse, Case::stream("sse", 100, args.streams, 3 * rounds).over(starts)),
+        (Name::SseLong, Case::stream("sse-long", 1000, args.streams.div_ceil(4), rounds).over(starts)),
         (Name::Paced, Case::paced("paced", true, paced_rounds)),
         (Name::Paced, Case::paced_in_step("paced-in-step", few)),
         (Name::Paced, Case::paced("paced-silent", false, few)),
-        (Name::Chain, Case::chain("chain", turns, conversations, conversations.min(8), chain_rounds)),
-        (Name::Chain, Case::chain("chain-latency", turns, conversations.div_ceil(2), 1, chain_rounds)),
+        (Name::Chain, Case::chain("chain", turns, conversations, conversations.min(8), chain_rounds).over(starts)),
+        (Name::Chain, Case::chain("chain-latency", turns, conversations.div_ceil(2), 1, chain_rounds).over(starts)),
     ];
-    let mut cases = cases.into_iter().filter(|(name, _)| args.only.contains(name)).peekable();
-    if cases.peek().is_none() {
+    let wanted = cases.into_iter().filter(|(name, _)| args.only.contains(name));
+    let mut measurements: Vec<_> = wanted.map(|(_, case)| Measurement::of(case)).collect();
+    if measurements.is_empty() {
         return Ok(());
     }
-    let rows = start(directory, mock, args, &args.rows).await?;
-    for (_, case) in cases {
-        report.cases.push(measure::case(mock, &rows, case).await?);
+    for _ in 0..args.starts.max(1) {
+        let rows = start(directory, mock, args, &args.rows).await?;
+        measure::fill(&rows, args.fill).await?;
+        for measurement in &mut measurements {
+            measurement.go_on(mock, &rows).await?;
+        }
     }
+    report.cases.extend(measurements.into_iter().map(Measurement::end));
     Ok(())
 }
 

@@ -1,6 +1,5 @@
 //! The cases, and how the rows take turns under one.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +21,9 @@ pub(crate) struct Case {
     pub(crate) title: String,
     pub(crate) work: Work,
     pub(crate) rounds: usize,
+    /// Over how many starts of all processes the rounds are spread: for its whole life a process pays more or less for
+    /// where it lies in memory.
+    pub(crate) starts: usize,
     /// What the cost is given for a thousand of.
     pub(crate) unit: &'static str,
 }
@@ -42,7 +44,7 @@ impl Case {
     pub(crate) fn json(requests: usize, rounds: usize) -> Self {
         let work = Work::Load(Load::new(Answer::Json, requests, 16));
         let title = format!("JSON, stored, 2 KB up, 1.1 KB down, 16 at a time, {rounds} rounds of {requests}");
-        Self { name: "json", title, work, rounds, unit: "requests" }
+        Self { name: "json", title, work, rounds, starts: 1, unit: "requests" }
     }
 
     /// Streams as fast as they go.
@@ -50,7 +52,7 @@ impl Case {
         let work = Work::Load(Load::new(Answer::Stream { chunks, pace: None }, streams, 8));
         let title =
             format!("SSE, stored, {chunks} chunks at full speed, 8 streams at a time, {rounds} rounds of {streams}");
-        Self { name, title, work, rounds, unit: "streams" }
+        Self { name, title, work, rounds, starts: 1, unit: "streams" }
     }
 
     /// Streams at a model's pace, each with a beat of its own: with a comment before the first token, or with nothing.
@@ -74,7 +76,7 @@ impl Case {
             "SSE, paced: {opening} at once, the first of {chunks} tokens after {thinking:?}, then one each {between:?}; \
              {streams} streams, {step}, {rounds} rounds"
         );
-        Self { name, title, work, rounds, unit: "streams" }
+        Self { name, title, work, rounds, starts: 1, unit: "streams" }
     }
 
     /// Conversations, several at a time for the CPU and one at a time for the latency.
@@ -82,7 +84,15 @@ impl Case {
         let title = format!(
             "Chains of {turns} turns, JSON, stored, 0.5 KB up, 0.7 KB down, {at_a_time} at a time, {rounds} rounds of {count}"
         );
-        Self { name, title, work: Work::Conversations { count, at_a_time, turns }, rounds, unit: "turns" }
+        Self { name, title, work: Work::Conversations { count, at_a_time, turns }, rounds, starts: 1, unit: "turns" }
+    }
+}
+
+impl Case {
+    /// The same, spread over so many starts, each with as many rounds.
+    pub(crate) fn over(self, starts: usize) -> Self {
+        let starts = starts.clamp(1, self.rounds.max(1));
+        Self { starts, rounds: self.rounds.div_ceil(starts) * starts, ..self }
     }
 }
 
@@ -160,42 +170,86 @@ async fn conversations(
     Ok((seen, by_turn))
 }
 
-/// Measures a case: the rows in turn, as often as it has rounds.
-pub(crate) async fn case(mock: &Mock, rows: &[Row], case: Case) -> Result<CaseResult, Failure> {
-    eprintln!("bench: {}", case.title);
-    let mut prepared = Vec::new();
-    for row in rows {
-        let in_row = |error: Failure| in_row(row, &error);
-        case.work.warm_up().prepared(row).await.map_err(in_row)?.run(row).await.map_err(in_row)?;
-        prepared.push((row, case.work.prepared(row).await.map_err(in_row)?, RowResult::new(row.kind)));
+/// Brings the stores, and what is kept in memory beside them, to their bounds.
+pub(crate) async fn fill(rows: &[Row], requests: usize) -> Result<(), Failure> {
+    for row in rows.iter().filter(|row| row.kind.has_processor()) {
+        let load = Work::Load(Load::new(Answer::Json, requests, 16));
+        load.run(row).await.map_err(|error| in_row(row, &error))?;
     }
-    let units = case.work.units();
-    let mut turns: HashMap<usize, Vec<Vec<f64>>> = HashMap::new();
-    for _ in 0..case.rounds {
-        for (index, (row, work, result)) in prepared.iter_mut().enumerate() {
-            // The caches are full of what the row before it left there.
-            work.warm_up().run(row).await.map_err(|error| in_row(row, &error))?;
-            let (requests, before) = (mock.requests(), row.cpu()?);
-            let (seen, by_turn) = work.run(row).await.map_err(|error| in_row(row, &error))?;
-            let spent = row.cpu()?.since(before);
-            if mock.requests() - requests != units {
-                return Err(in_row(row, &"the backend saw another number of requests than were sent".into()));
-            }
-            result.note_cpu(spent, units);
-            result.note_times(seen, units);
-            let all = turns.entry(index).or_insert_with(|| vec![Vec::new(); by_turn.len()]);
-            for (all, new) in all.iter_mut().zip(by_turn) {
-                all.extend(new);
+    Ok(())
+}
+
+/// Measures a case under rows that are there.
+pub(crate) async fn case(mock: &Mock, rows: &[Row], case: Case) -> Result<CaseResult, Failure> {
+    let mut measurement = Measurement::of(case);
+    measurement.go_on(mock, rows).await?;
+    Ok(measurement.end())
+}
+
+/// A case while it is measured.
+pub(crate) struct Measurement {
+    case: Case,
+    /// How many starts it has seen.
+    started: usize,
+    rows: Vec<(RowResult, Vec<Vec<f64>>)>,
+}
+
+impl Measurement {
+    pub(crate) fn of(case: Case) -> Self {
+        Self { case, started: 0, rows: Vec::new() }
+    }
+
+    /// The rounds of one start, in which the rows take turns. None when there were all.
+    pub(crate) async fn go_on(&mut self, mock: &Mock, rows: &[Row]) -> Result<(), Failure> {
+        let case = &self.case;
+        if self.started == case.starts {
+            return Ok(());
+        }
+        if self.started == 0 {
+            eprintln!("bench: {}", case.title);
+            self.rows = rows.iter().map(|row| (RowResult::new(row.kind), Vec::new())).collect();
+        }
+        self.started += 1;
+        let mut works = Vec::new();
+        for row in rows {
+            let in_row = |error: Failure| in_row(row, &error);
+            case.work.warm_up().prepared(row).await.map_err(in_row)?.run(row).await.map_err(in_row)?;
+            works.push(case.work.prepared(row).await.map_err(in_row)?);
+        }
+        let units = case.work.units();
+        for _ in 0..case.rounds / case.starts {
+            for ((row, work), (result, turns)) in rows.iter().zip(&works).zip(&mut self.rows) {
+                // The caches are full of what the row before it left there.
+                work.warm_up().run(row).await.map_err(|error| in_row(row, &error))?;
+                let (requests, before) = (mock.requests(), row.cpu()?);
+                let (seen, by_turn) = work.run(row).await.map_err(|error| in_row(row, &error))?;
+                let spent = row.cpu()?.since(before);
+                if mock.requests() - requests != units {
+                    return Err(in_row(row, &"the backend saw another number of requests than were sent".into()));
+                }
+                result.note_cpu(spent, units);
+                result.note_times(seen, units);
+                turns.resize(by_turn.len(), Vec::new());
+                for (all, new) in turns.iter_mut().zip(by_turn) {
+                    all.extend(new);
+                }
             }
         }
+        for (row, (result, _)) in rows.iter().zip(&mut self.rows) {
+            result.resident_kib = Some(row.resident()?);
+        }
+        Ok(())
     }
-    let mut results = Vec::new();
-    for (index, (row, _, mut result)) in prepared.into_iter().enumerate() {
-        result.note_turns(turns.get(&index).map_or(&[], Vec::as_slice));
-        result.resident_kib = Some(row.resident()?);
-        results.push(result);
+
+    /// What was measured.
+    pub(crate) fn end(self) -> CaseResult {
+        let rows = self.rows.into_iter().map(|(mut result, turns)| {
+            result.note_turns(&turns);
+            result
+        });
+        let Case { name, title, unit, starts, .. } = self.case;
+        CaseResult { starts, ..CaseResult::new(name, title, unit, rows.collect()) }
     }
-    Ok(CaseResult::new(case.name, case.title, case.unit, results))
 }
 
 fn in_row(row: &Row, error: &Failure) -> Failure {

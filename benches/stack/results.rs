@@ -13,6 +13,8 @@ pub(crate) struct CaseResult {
     pub(crate) title: String,
     /// What the CPU is given for a thousand of.
     pub(crate) unit: &'static str,
+    /// Over how many starts of all processes the rounds are spread, in equal parts.
+    pub(crate) starts: usize,
     pub(crate) rows: Vec<RowResult>,
 }
 
@@ -35,7 +37,7 @@ pub(crate) struct RowResult {
     pub(crate) first_event_ms: Rounds,
     /// The part of the paced streams whose first event came before the backend sent its first token.
     pub(crate) began_before_first_token: Rounds,
-    /// After the last round.
+    /// After the last round of the last start.
     pub(crate) resident_kib: Option<Resident>,
     /// Median latency of the first, second, … turn over all conversations of all rounds, and how much the line through them
     /// rises per turn.
@@ -136,7 +138,7 @@ impl CaseResult {
                 (row.whole_ratio, row.router_ratio) = (whole, router);
             }
         }
-        Self { name, title, unit, rows }
+        Self { name, title, unit, starts: 1, rows }
     }
 
     pub(crate) fn row(&self, kind: Kind) -> Option<&RowResult> {

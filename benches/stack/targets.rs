@@ -16,7 +16,8 @@ pub(crate) struct Target {
     pub(crate) at_most: f64,
     /// `None` when this run did not have the case and rows for it.
     pub(crate) measured: Option<f64>,
-    /// Where the median of endlessly many rounds would be, at 95%; `None` for what is no median of enough rounds.
+    /// Where the median of endlessly many starts, or of rounds where there was one start, would be, at 95%; `None` for what is
+    /// no median of enough of them.
     pub(crate) interval: Option<[f64; 2]>,
     pub(crate) reached: Option<bool>,
 }
@@ -28,9 +29,15 @@ impl Target {
         Self { work, measure, at_most, measured, interval: None, reached }
     }
 
-    fn of_rounds(work: &'static str, measure: &'static str, at_most: f64, rounds: Option<&Rounds>) -> Self {
-        let interval = rounds.and_then(Rounds::interval).map(|interval| interval.map(rounded));
-        Self { interval, ..Self::new(work, measure, at_most, rounds.and_then(Rounds::median)) }
+    /// Of rounds in this many parts, each of which begins with a new start of all processes.
+    fn of_rounds(work: &'static str, measure: &'static str, at_most: f64, rounds: Option<(&Rounds, usize)>) -> Self {
+        // What is the same for all rounds of a start does not become surer with their number.
+        let interval = rounds.and_then(|(rounds, starts)| match starts {
+            0 | 1 => rounds.interval(),
+            starts => rounds.medians_of(starts).interval(),
+        });
+        let measured = rounds.and_then(|(rounds, _)| rounds.median());
+        Self { interval: interval.map(|interval| interval.map(rounded)), ..Self::new(work, measure, at_most, measured) }
     }
 }
 
@@ -39,11 +46,13 @@ const ROUTER: &str = "router alone, ratio to the floor's processor";
 
 /// The targets against a run.
 pub(crate) fn of(report: &Report) -> Vec<Target> {
-    let row = |case: &str, kind| report.cases.iter().find(|found| found.name == case)?.row(kind);
-    let whole = |case, kind| row(case, kind).map(|row| &row.whole_ratio);
-    let router = |case, kind| row(case, kind).map(|row| &row.router_ratio);
+    let case = |name: &str| report.cases.iter().find(|case| case.name == name);
+    let row = |name: &str, kind| case(name)?.row(kind);
+    let starts = |name: &str| case(name).map_or(1, |case| case.starts);
+    let whole = |name, kind| row(name, kind).map(|row| (&row.whole_ratio, starts(name)));
+    let router = |name, kind| row(name, kind).map(|row| (&row.router_ratio, starts(name)));
     let memory = |value: fn(&MemoryResult) -> f64| report.memory.iter().find(|row| row.row == Kind::Memory).map(value);
-    let chain = report.cases.iter().find(|case| case.name == "chain-latency");
+    let chain = case("chain-latency");
     let events = |kind| row("paced", kind).map(|row| &row.event_p50_us);
     let later =
         events(Kind::Memory).zip(events(Kind::Noop)).map(|(row, floor)| row.each_with(floor, |row, floor| row - floor));
@@ -63,7 +72,12 @@ pub(crate) fn of(report: &Report) -> Vec<Target> {
             20.0,
             chain.and_then(|case| over_floor(case, Kind::Cluster, |row| row.growth_us_per_turn)),
         ),
-        Target::of_rounds("events, paced, memory", "p50 over the floor's, µs", 60.0, later.as_ref()),
+        Target::of_rounds(
+            "events, paced, memory",
+            "p50 over the floor's, µs",
+            60.0,
+            later.as_ref().map(|later| (later, 1)),
+        ),
         Target::new(
             "events, paced, memory",
             "streams whose first event came after the first token left",
