@@ -174,8 +174,11 @@ async fn run(args: &Args) -> Result<(), Failure> {
 
 async fn cases(directory: &RunDirectory, mock: &Mock, args: &Args, report: &mut Report<'_>) -> Result<(), Failure> {
     let (rounds, turns, conversations) = (args.rounds, args.turns, args.conversations);
-    let starts = args.starts;
-    let (paced_rounds, few, chain_rounds) = (rounds.min(12), rounds.min(3), rounds.div_ceil(2));
+    let (paced_rounds, few) = (rounds.min(12), rounds.min(3));
+    let starts = args.starts.clamp(1, rounds.max(1));
+    // Each start has as many.
+    let spread = |rounds: usize| rounds.div_ceil(starts) * starts;
+    let (chain_rounds, rounds) = (spread(rounds.div_ceil(2)), spread(rounds));
     let cases = [
         (Name::Json, Case::json(args.requests, rounds).over(starts)),
         (Name::Sse, Case::stream("sse", 100, args.streams, 3 * rounds).over(starts)),
@@ -188,10 +191,7 @@ async fn cases(directory: &RunDirectory, mock: &Mock, args: &Args, report: &mut 
     ];
     let wanted = cases.into_iter().filter(|(name, _)| args.only.contains(name));
     let mut measurements: Vec<_> = wanted.map(|(_, case)| Measurement::of(case)).collect();
-    if measurements.is_empty() {
-        return Ok(());
-    }
-    for _ in 0..args.starts.max(1) {
+    for _ in 0..measurements.iter().map(Measurement::starts).max().unwrap_or(0) {
         let rows = start(directory, mock, args, &args.rows).await?;
         measure::fill(&rows, args.fill).await?;
         for measurement in &mut measurements {

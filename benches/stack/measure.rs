@@ -86,13 +86,10 @@ impl Case {
         );
         Self { name, title, work: Work::Conversations { count, at_a_time, turns }, rounds, starts: 1, unit: "turns" }
     }
-}
 
-impl Case {
-    /// The same, spread over so many starts, each with as many rounds.
+    /// The same, its rounds spread evenly over so many starts.
     pub(crate) fn over(self, starts: usize) -> Self {
-        let starts = starts.clamp(1, self.rounds.max(1));
-        Self { starts, rounds: self.rounds.div_ceil(starts) * starts, ..self }
+        Self { starts, ..self }
     }
 }
 
@@ -197,6 +194,11 @@ pub(crate) struct Measurement {
 impl Measurement {
     pub(crate) fn of(case: Case) -> Self {
         Self { case, started: 0, rows: Vec::new() }
+    }
+
+    /// How many starts it takes.
+    pub(crate) fn starts(&self) -> usize {
+        self.case.starts
     }
 
     /// The rounds of one start, in which the rows take turns. None when there were all.

@@ -144,7 +144,7 @@ impl Keeping {
 ///
 /// # Errors
 /// [`StoreError::Corrupt`], never in practice: what the answer was made of is JSON.
-pub fn record(finished: &mut Finished, lineage: &Lineage) -> Result<Record, StoreError> {
+pub(super) fn record(finished: &mut Finished, lineage: &Lineage) -> Result<Record, StoreError> {
     let (response, input) = finished.take_stored().map_err(|error| StoreError::Corrupt(error.to_string()))?;
     Ok(Record {
         id: finished.plan().id.clone(),

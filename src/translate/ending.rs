@@ -97,6 +97,7 @@ impl Outcome {
 pub struct Finished {
     pub(super) plan: Box<Plan>,
     pub(super) emitter: Emitter,
+    /// How many of the emitter's bytes were ready when the stream ended.
     pub(super) untaken: usize,
     pub(super) output: Vec<OutputItem>,
     pub(super) usage: Usage,
