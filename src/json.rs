@@ -6,7 +6,7 @@
 use std::io;
 
 use bytes::{BufMut, BytesMut};
-use serde::de::value::MapDeserializer;
+use serde::de::value::{BorrowedStrDeserializer, MapDeserializer};
 use serde::ser::{Error as _, Impossible, SerializeMap, SerializeSeq, SerializeStruct, SerializeTuple};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Error;
@@ -38,8 +38,16 @@ impl Sink for BytesMut {
 /// When it holds what JSON cannot express, or one of our types would have to be written in a form that none has.
 pub fn to_string(value: &(impl Serialize + ?Sized), capacity: usize) -> Result<String, Error> {
     let mut text = String::with_capacity(capacity);
-    value.serialize(&mut Writer { sink: &mut text, line_safe: false, verbatim: false })?;
+    append(&mut text, value)?;
     Ok(text)
+}
+
+/// Appends a value as JSON text.
+///
+/// # Errors
+/// See [`to_string`].
+pub fn append(text: &mut String, value: &(impl Serialize + ?Sized)) -> Result<(), Error> {
+    value.serialize(&mut Writer { sink: text, line_safe: false, verbatim: false })
 }
 
 /// A value as raw JSON, for which so many bytes are set aside.
@@ -56,6 +64,14 @@ pub fn to_raw(value: &(impl Serialize + ?Sized), capacity: usize) -> Result<Box<
 /// Never in practice.
 pub fn written(text: String) -> Result<Box<RawValue>, Error> {
     Box::<RawValue>::deserialize(MapDeserializer::new(std::iter::once((RAW, text))))
+}
+
+/// The same of a text that somebody else has.
+///
+/// # Errors
+/// Never in practice.
+pub fn borrowed(text: &str) -> Result<&RawValue, Error> {
+    <&RawValue>::deserialize(MapDeserializer::new(std::iter::once((RAW, BorrowedStrDeserializer::<Error>::new(text)))))
 }
 
 /// A text as raw JSON.

@@ -42,7 +42,7 @@ fn rich_stream(request: &str) -> Vec<u8> {
         &stream.push(&chunk(&json!({"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}))),
     );
     out.extend_from_slice(&stream.push(&chunk(&json!({"choices":[],"usage":usage}))));
-    out.extend_from_slice(&stream.finish(End::Complete, ENDED_AT).into_tail(None));
+    out.extend_from_slice(&stream.finish(End::Complete, ENDED_AT).into_tail());
     out
 }
 

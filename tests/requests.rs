@@ -109,7 +109,7 @@ proptest! {
 
         let mut stream = ResponseStream::new(translated.plan, AnswerForm::Events, &settings);
         let mut out = stream.take().to_vec();
-        out.extend_from_slice(&stream.finish(End::Complete, ENDED_AT).into_tail(None));
+        out.extend_from_slice(&stream.finish(End::Complete, ENDED_AT).into_tail());
         let checked = grammar::check(&out);
         prop_assert!(checked.is_ok(), "{}\n{body}", checked.unwrap_err());
     }

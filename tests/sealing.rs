@@ -65,8 +65,8 @@ fn an_answer_that_is_not_streamed_is_sealed_likewise() {
     let message = json!({"role":"assistant","content":"Hello.","reasoning_content":"Let me see."});
     let answer = json!({"choices":[{"message":message,"finish_reason":"stop"}]});
     stream.push_completion(answer.to_string().as_bytes()).unwrap();
-    let response = stream.finish(End::Complete, ENDED_AT).response().unwrap();
-    let response: Value = serde_json::from_str(response.get()).unwrap();
+    let response = stream.finish(End::Complete, ENDED_AT).take_response().unwrap();
+    let response: Value = serde_json::from_str(&response).unwrap();
     grammar::check_response(&response).unwrap();
     assert_eq!(response["output"][0]["encrypted_content"], "sealed:.ees em teL");
 }

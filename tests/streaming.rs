@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
+use responses_router::openai::output_text;
 use responses_router::openai::responses::ResponseError;
 use responses_router::translate::{AnswerForm, End, ResponseStream, Settings};
 use serde_json::{Value, json};
@@ -105,7 +106,7 @@ fn a_heartbeat_may_come_at_any_time() {
             beats += 1;
             out.extend_from_slice(&stream.push(piece));
         }
-        out.extend_from_slice(&stream.finish(case.end, ENDED_AT).into_tail(None));
+        out.extend_from_slice(&stream.finish(case.end, ENDED_AT).into_tail());
         let beating =
             grammar::check_in(&out, case.settings.api).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
         assert_eq!(beating.heartbeats, beats);
@@ -136,8 +137,8 @@ fn a_refusal_of_the_store_ends_the_stream_as_failed() {
         out.extend_from_slice(&stream.push(&case.upstream));
         let mut finished = stream.finish(case.end, ENDED_AT);
         finished.fail(ResponseError { code: "store_unavailable".to_owned(), message: "Try again.".to_owned() });
-        let stored: Value = serde_json::from_str(finished.response().unwrap().get()).unwrap();
-        out.extend_from_slice(&finished.into_tail(None));
+        let stored: Value = serde_json::from_str(&finished.take_response().unwrap()).unwrap();
+        out.extend_from_slice(&finished.into_tail());
         let summary =
             grammar::check_in(&out, case.settings.api).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
         assert_eq!(summary.terminal, "response.failed");
@@ -155,7 +156,7 @@ fn an_answer_that_was_not_stored_says_so() {
     let mut finished = stream.finish(End::Complete, ENDED_AT);
     assert!(finished.usage().is_none(), "usage was not reported, so none may be counted");
     finished.mark_unstored();
-    out.extend_from_slice(&finished.into_tail(None));
+    out.extend_from_slice(&finished.into_tail());
     let summary = grammar::check(&out).unwrap();
     assert_eq!((&*summary.terminal, &summary.response["store"]), ("response.completed", &json!(false)));
 }
@@ -168,9 +169,12 @@ fn what_is_stored_is_what_the_terminal_event_says() {
         let mut stream = ResponseStream::new(plan, AnswerForm::Events, &case.settings);
         let mut out = stream.take().to_vec();
         out.extend_from_slice(&stream.push(&case.upstream));
-        let finished = stream.finish(case.end, ENDED_AT);
-        let stored: Value = serde_json::from_str(finished.response().unwrap().get()).unwrap();
-        out.extend_from_slice(&finished.into_tail(None));
+        let mut finished = stream.finish(case.end, ENDED_AT);
+        let (kept, _) = finished.take_stored().unwrap();
+        let sent = finished.take_response().unwrap();
+        assert_eq!(output_text::completed(&kept), sent, "{}", path.display());
+        let stored: Value = serde_json::from_str(&sent).unwrap();
+        out.extend_from_slice(&finished.into_tail());
         assert_eq!(grammar::check_in(&out, case.settings.api).unwrap().response, stored, "{}", path.display());
     }
 }
@@ -246,8 +250,8 @@ fn streamed_is_unstreamed(path: &std::path::Path, cuts: &[Index]) -> Option<bool
     let upstream = as_stream(&answer, cuts).unwrap();
     let mut stream = ResponseStream::new(good_plan(&request, &settings), AnswerForm::Events, &settings);
     stream.push(&upstream);
-    let streamed = stream.finish(End::Complete, ENDED_AT).response().unwrap();
-    Some(unstreamed == streamed.get())
+    let streamed = stream.finish(End::Complete, ENDED_AT).take_response().unwrap();
+    Some(unstreamed == streamed)
 }
 
 #[test]
@@ -312,7 +316,7 @@ proptest! {
         if store_fails {
             finished.fail(ResponseError { code: "store_unavailable".to_owned(), message: "x".to_owned() });
         }
-        out.extend_from_slice(&finished.into_tail(None));
+        out.extend_from_slice(&finished.into_tail());
         let checked = grammar::check(&out);
         prop_assert!(checked.is_ok(), "{}\n{}", checked.unwrap_err(), String::from_utf8_lossy(&out));
     }

@@ -108,13 +108,12 @@ fn translate(body: &str, records: &[Arc<Record>]) -> Translated {
 fn answer(translated: Translated, completion: &str) -> Record {
     let mut machine = ResponseStream::new(translated.plan, AnswerForm::Json, &Settings::default());
     assert!(machine.push_completion(completion.as_bytes()).is_ok(), "the completion is unusable");
-    let finished = machine.finish(End::Complete, 2);
-    let response = finished.response().unwrap_or_else(|error| panic!("{error}"));
-    let plan = finished.plan();
+    let mut finished = machine.finish(End::Complete, 2);
+    let (response, input) = finished.take_stored().unwrap_or_else(|error| panic!("{error}"));
     Record {
-        id: plan.id.clone(),
+        id: finished.plan().id.clone(),
         ancestors: Ancestors::Listed(AncestorIds::default()),
-        input: plan.input.clone(),
+        input,
         response,
         interrupted: false,
         tenant: None,
@@ -128,10 +127,9 @@ fn stream(translated: Translated, frames: &[String]) -> [Bytes; 2] {
     for frame in frames {
         black_box(machine.push(frame.as_bytes()));
     }
-    let finished = machine.finish(End::Complete, 2);
-    // As for the store.
-    drop(black_box(finished.response()));
-    [opening, finished.into_tail(None)]
+    let mut finished = machine.finish(End::Complete, 2);
+    drop(black_box(finished.take_stored()));
+    [opening, finished.into_tail()]
 }
 
 /// So many turns, each the child of the one before.

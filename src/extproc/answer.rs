@@ -4,7 +4,6 @@
 //! the store can still turn it into an error ([`whole`]).
 
 use std::pin::pin;
-use std::sync::Arc;
 
 use std::time::Duration;
 
@@ -21,9 +20,7 @@ use super::keeping::{self, Lineage, LiveStream, Writing, unstored};
 use super::local::LocalAnswer;
 use super::message::{BodyPiece, Inbound, LastReply, Reply, ResponseHead};
 use super::refusal;
-use super::streamed_body::LARGE_BYTES;
 use crate::openai::error::WireError;
-use crate::store::Record;
 use crate::telemetry::Account;
 use crate::telemetry::facts::Stored as StoredFact;
 use crate::translate::Outcome;
@@ -191,9 +188,8 @@ pub(super) async fn whole(
         return Ok(LocalAnswer::error(&error, router.settings.api).finish(envoy).await);
     }
     let mut mutation = answer_headers(&head.headers, finished.plan());
-    let mut kept = None;
     match settle(router, envoy.account(), &mut finished, &lineage, None).await {
-        Ok(Stored::AsAsked(record)) => kept = record,
+        Ok(Stored::AsAsked) => {}
         Ok(Stored::Not) => mutation = mutation.set("x-responses-stored", "false"),
         Err(error) if !streamed => {
             return Ok(LocalAnswer::error(&error, router.settings.api).finish(envoy).await);
@@ -203,16 +199,12 @@ pub(super) async fn whole(
     }
     let (mutation, body) = if streamed {
         envoy.account().events(finished.events(), true);
-        (stream_headers(mutation, &head.headers), finished.into_tail(kept.as_deref().map(|record| &*record.response)))
+        (stream_headers(mutation, &head.headers), finished.into_tail())
     } else {
-        let body = match &kept {
-            // What is sent is what was stored, and needs no second serialising.
-            Some(record) => response_of(record),
-            None => match finished.response() {
-                Ok(response) => Bytes::copy_from_slice(response.get().as_bytes()),
-                Err(_) => return Err(ExchangeError::Internal("the response did not serialise")),
-            },
+        let Ok(body) = finished.take_response() else {
+            return Err(ExchangeError::Internal("the response did not serialise"));
         };
+        let body = Bytes::from(body);
         let length = body.len().to_string();
         let mutation = mutation.set_where_other(&head.headers, "content-type", "application/json");
         (mutation.set("content-length", length), body)
@@ -220,25 +212,6 @@ pub(super) async fn whole(
     envoy.account().note(|facts| facts.status = Some(200));
     envoy.send(Reply::response_headers(mutation.status_where_other(head.status, 200))).await;
     Ok(end_with(envoy, body, ended_by).await)
-}
-
-/// The response of a record, to be sent. A large one waits for Envoy as it is, and must not keep the record's input with it.
-fn response_of(record: &Arc<Record>) -> Bytes {
-    let response = record.response.get().as_bytes();
-    if response.len() < LARGE_BYTES {
-        Bytes::from_owner(ResponseOf(Arc::clone(record)))
-    } else {
-        Bytes::copy_from_slice(response)
-    }
-}
-
-/// The response of a record, as the bytes that it has.
-struct ResponseOf(Arc<Record>);
-
-impl AsRef<[u8]> for ResponseOf {
-    fn as_ref(&self) -> &[u8] {
-        self.0.response.get().as_bytes()
-    }
 }
 
 /// Streams the answer as it comes.
@@ -309,14 +282,9 @@ async fn live(
         return Err(ExchangeError::Internal("the stream was finished twice"));
     };
     // A failure is told inside the stream, see `settle`.
-    let kept = match settle(router, &account, &mut finished, &lineage, Some(&mut envoy)).await {
-        Ok(Stored::AsAsked(record)) => record,
-        Ok(Stored::Not) | Err(_) => None,
-    };
+    let _ = settle(router, &account, &mut finished, &lineage, Some(&mut envoy)).await;
     account.note(|facts| facts.events = finished.events());
-    let tail = finished.into_tail(kept.as_deref().map(|record| &*record.response));
-    // It is large, and Envoy may take its time.
-    drop(kept);
+    let tail = finished.into_tail();
     Ok(end_with(envoy, tail, ended_by).await)
 }
 
@@ -359,8 +327,8 @@ async fn first_piece(router: &Router, envoy: &mut Envoy, deadline: Instant) -> R
 
 /// Whether a response that should be stored is.
 enum Stored {
-    /// The record, when one was asked for.
-    AsAsked(Option<Arc<Record>>),
+    /// It is, or nobody wanted it to be.
+    AsAsked,
     /// The store refused it, and the operator wants the answer given all the same.
     Not,
 }
@@ -377,7 +345,7 @@ async fn settle(
     live: Option<&mut Envoy>,
 ) -> Result<Stored, WireError> {
     if !finished.plan().store {
-        return Ok(Stored::AsAsked(None));
+        return Ok(Stored::AsAsked);
     }
     // What becomes of it when this future is dropped.
     account.note(|facts| facts.stored = StoredFact::InBackground);
@@ -385,9 +353,9 @@ async fn settle(
     let record = keeping::record(finished, lineage);
     let keep = async { router.keeping.keep(lineage.owner, record?, writing).await };
     match releasing_untaken(live, finished, account.storing("store response", pin!(keep))).await {
-        Ok(record) => {
+        Ok(()) => {
             account.note(|facts| facts.stored = StoredFact::Stored);
-            Ok(Stored::AsAsked(Some(record)))
+            Ok(Stored::AsAsked)
         }
         Err(_) if router.policy.degrade_without_store => {
             account.note(|facts| facts.stored = StoredFact::Degraded);

@@ -95,24 +95,23 @@ impl Keeping {
         self.holdings(owner).id_of_turn(parent, ids)
     }
 
-    /// Writes the record of a finished answer, waits until the store has acknowledged it, and gives it back.
+    /// Writes the record of a finished answer, and waits until the store has acknowledged it.
     ///
     /// Dropping the future, once polled, does not lose the record: the write then goes on, or is repeated, in a task of its
     /// own.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn keep(&self, owner: Owner, record: Record, writing: Writing) -> Result<Arc<Record>, StoreError> {
+    pub async fn keep(&self, owner: Owner, record: Record, writing: Writing) -> Result<(), StoreError> {
         let record = Arc::new(record);
         if writing == Writing::Alone {
-            let written = self.keep_in_background(owner, Arc::clone(&record)).await;
-            let written = written.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())));
-            return written.map(|()| record);
+            let written = self.keep_in_background(owner, record).await;
+            return written.unwrap_or_else(|error| Err(StoreError::Unavailable(error.to_string())));
         }
         let mut unwritten = Unwritten { keeping: self, owner, record: Some(Arc::clone(&record)) };
-        let result = self.within("put", self.holdings(owner).put(Arc::clone(&record))).await;
+        let result = self.within("put", self.holdings(owner).put(record)).await;
         unwritten.record = None;
-        result.map(|()| record)
+        result
     }
 
     /// Writes in a task of its own. A failure is counted and logged, for there may be nobody to tell.

@@ -15,6 +15,7 @@ use crate::id::ResponseId;
 use crate::openai::dialect::ApiDialect;
 use crate::openai::error::WireError;
 use crate::openai::input_items::{InputItemsQuery, instructions_item};
+use crate::openai::output_text;
 use crate::store::{Owner, Record};
 use crate::telemetry::Account;
 use crate::telemetry::facts::known_code;
@@ -152,7 +153,7 @@ fn known(id: PathId) -> Result<ResponseId, WireError> {
 
 async fn retrieve(asker: Asker<'_>, id: PathId) -> Result<LocalAnswer, WireError> {
     let record = asker.stored(&known(id)?).await?;
-    Ok(LocalAnswer::json(Bytes::copy_from_slice(record.response.get().as_bytes())))
+    Ok(LocalAnswer::json(Bytes::from(output_text::completed(&record.response).into_owned())))
 }
 
 async fn delete(asker: Asker<'_>, id: PathId) -> Result<LocalAnswer, WireError> {

@@ -10,6 +10,7 @@ pub mod item;
 pub mod json_bounds;
 pub mod json_text;
 pub mod normalised_item;
+pub mod output_text;
 pub mod raw;
 pub mod raw_walk;
 pub mod responses;

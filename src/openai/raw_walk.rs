@@ -5,12 +5,10 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
-use serde::de::value::{BorrowedStrDeserializer, MapDeserializer};
 use serde_json::value::RawValue;
 
 use super::json_bounds::after_string;
-use crate::json::RAW;
+use crate::json;
 
 /// The members of an object in their order, repeated ones included; `None` when it is none, or when a name in it is no
 /// text.
@@ -82,8 +80,7 @@ fn first_value(text: &str) -> Option<&RawValue> {
 
 /// A value that is JSON as a part of JSON, and need not be checked for it.
 fn as_raw(value: &str) -> Option<&RawValue> {
-    let raw = MapDeserializer::new(std::iter::once((RAW, BorrowedStrDeserializer::<serde_json::Error>::new(value))));
-    <&RawValue>::deserialize(raw).ok()
+    json::borrowed(value).ok()
 }
 
 /// The value with which a text begins, and what follows it.

@@ -29,7 +29,6 @@ pub struct Response<'a> {
     pub max_tool_calls: Option<u64>,
     pub model: &'a str,
     pub output: &'a [OutputItem],
-    pub output_text: Cow<'a, str>,
     pub parallel_tool_calls: bool,
     pub presence_penalty: &'a Number,
     pub previous_response_id: Option<&'a ResponseId>,
@@ -243,22 +242,4 @@ pub enum ContentPart {
     Refusal { refusal: String },
     ReasoningText { text: String },
     SummaryText { text: String },
-}
-
-/// The text of all `output_text` parts, joined: the wire's `output_text`. Borrowed when there is only one, as is usual.
-#[must_use]
-pub fn output_text(items: &[OutputItem]) -> Cow<'_, str> {
-    let contents = items.iter().filter_map(|item| match item {
-        OutputItem::Message { content, .. } => Some(content),
-        _ => None,
-    });
-    let mut texts = contents.flatten().filter_map(|part| match part {
-        ContentPart::OutputText { text, .. } => Some(text.as_str()),
-        _ => None,
-    });
-    let mut joined = Cow::Borrowed(texts.next().unwrap_or_default());
-    for text in texts {
-        joined += text;
-    }
-    joined
 }

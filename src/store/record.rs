@@ -7,6 +7,8 @@ use serde_json::value::RawValue;
 use super::ancestors::Ancestors;
 use super::known_items::KnownItems;
 use crate::id::ResponseId;
+#[cfg(doc)]
+use crate::openai::output_text;
 use crate::tenant::Tenant;
 
 /// What one allocation costs beyond its bytes: the allocator's rounding and bookkeeping.
@@ -21,7 +23,7 @@ pub struct Record {
     pub ancestors: Ancestors,
     /// This turn's input items, each with an id. Earlier turns' items and instructions are not among them.
     pub input: Vec<Box<RawValue>>,
-    /// The response object exactly as it was sent.
+    /// The response object exactly as it was sent, but for its `output_text` (see [`output_text::completed`]).
     pub response: Box<RawValue>,
     /// The client or the upstream went away before the answer's end. On the wire such a response is `incomplete`
     /// without details, because the reference has no reason for it; here it is `client_disconnected` (CONTRACT §6).

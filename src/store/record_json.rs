@@ -1,7 +1,7 @@
 //! The one JSON document that a record is at rest.
 //!
-//! The document is the response object as its client got it, then the turn's `input`, then what is ours under one key
-//! (CONTRACT §9). So a person reads it with `redis-cli GET`, and the Go semantic-router, which keeps the same members
+//! The document is the response object as its client got it but for `output_text`, which its output says already, then the
+//! turn's `input`, then what is ours under one key (CONTRACT §9). So a person reads it with `redis-cli GET`, and the Go semantic-router, which keeps the same members
 //! under the same keys, can read ours as we read its:
 //!
 //! ```json

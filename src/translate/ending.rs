@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use super::emitter::Emitter;
 use super::request::{Plan, ResponseState};
 use crate::openai::event::Event;
+use crate::openai::output_text::ResponseJson;
 use crate::openai::responses::{IncompleteDetails, IncompleteReason, OutputItem, ResponseError, Status, Usage};
 
 /// How the upstream's answer ended.
@@ -105,7 +106,7 @@ pub struct Finished {
     pub(super) outcome: Outcome,
     pub(super) completed_at: Option<u64>,
     /// The response as JSON, once somebody has asked for it: the store and the terminal event both do.
-    pub(super) response: OnceLock<Box<RawValue>>,
+    pub(super) response: OnceLock<ResponseJson>,
 }
 
 impl Finished {
@@ -142,16 +143,20 @@ impl Finished {
         (!self.usage_missing).then_some(self.usage)
     }
 
-    /// The response object as it will be sent and stored.
+    /// The response object as it is sent.
     ///
     /// # Errors
     /// Never in practice: the response holds nothing that JSON cannot express.
-    pub fn response(&self) -> Result<Box<RawValue>, serde_json::Error> {
-        self.json().map(ToOwned::to_owned)
+    pub fn take_response(&mut self) -> Result<String, serde_json::Error> {
+        let response = match self.response.take() {
+            Some(response) => response,
+            None => self.plan.response(self.state())?,
+        };
+        Ok(response.into_sent())
     }
 
     /// The response object, serialised when it is first asked for.
-    fn json(&self) -> Result<&RawValue, serde_json::Error> {
+    fn json(&self) -> Result<&ResponseJson, serde_json::Error> {
         if let Some(response) = self.response.get() {
             return Ok(response);
         }
@@ -159,16 +164,12 @@ impl Finished {
         Ok(self.response.get_or_init(|| response))
     }
 
-    /// The response object and this turn's input, for the store. What is asked of the response afterwards is told from
-    /// what the store kept (see [`Finished::into_tail`]), or serialised anew where the store refused it.
+    /// The response object as it is stored, and this turn's input.
     ///
     /// # Errors
-    /// Those of [`Finished::response`].
+    /// Those of [`Finished::take_response`].
     pub fn take_stored(&mut self) -> Result<(Box<RawValue>, Vec<Box<RawValue>>), serde_json::Error> {
-        let response = match self.response.take() {
-            Some(response) => response,
-            None => self.plan.response(self.state())?,
-        };
+        let response = self.json()?.kept()?;
         Ok((response, std::mem::take(&mut self.plan.input)))
     }
 
@@ -197,16 +198,15 @@ impl Finished {
         self.emitter.take_first(std::mem::take(&mut self.untaken))
     }
 
-    /// The last events: those that are not taken, the done events of what was open, and the one terminal event, with the
-    /// response as the store kept it, if it did.
+    /// The last events: those that are not taken, the done events of what was open, and the one terminal event.
     #[must_use]
-    pub fn into_tail(mut self, stored: Option<&RawValue>) -> Bytes {
+    pub fn into_tail(mut self) -> Bytes {
         let mut emitter = std::mem::take(&mut self.emitter);
         if let Outcome::Failed(error) = &self.outcome {
             emitter.emit_error(error);
         }
         if !emitter.is_silent()
-            && let Ok(response) = stored.map_or_else(|| self.json(), Ok)
+            && let Ok(response) = self.json().and_then(ResponseJson::sent)
         {
             emitter.emit(|sequence_number| match self.outcome {
                 Outcome::Completed => Event::Completed { sequence_number, response },

@@ -24,9 +24,10 @@ use crate::json;
 use crate::openai::chat::{ChatMessage, ChatRequest, StreamOptions};
 use crate::openai::item::{self, Item};
 use crate::openai::normalised_item::normalise;
+use crate::openai::output_text::ResponseJson;
 use crate::openai::raw::RawObject;
 use crate::openai::responses::{
-    Echo, IncompleteDetails, OutputItem, ReasoningEcho, Response, ResponseError, Status, TextEcho, Usage, output_text,
+    Echo, IncompleteDetails, OutputItem, ReasoningEcho, Response, ResponseError, Status, TextEcho, Usage,
 };
 use crate::openai::stored_item::StoredItem;
 
@@ -100,7 +101,7 @@ impl Plan {
     ///
     /// # Errors
     /// Never in practice: it holds nothing that JSON cannot express.
-    pub(super) fn response(&self, state: ResponseState<'_>) -> Result<Box<RawValue>, serde_json::Error> {
+    pub(super) fn response(&self, state: ResponseState<'_>) -> Result<ResponseJson, serde_json::Error> {
         let echo = &self.echo;
         let value = Response {
             id: &self.id,
@@ -118,7 +119,6 @@ impl Plan {
             max_tool_calls: echo.max_tool_calls,
             model: &echo.model,
             output: state.output,
-            output_text: output_text(state.output),
             parallel_tool_calls: echo.parallel_tool_calls,
             presence_penalty: &echo.presence_penalty,
             previous_response_id: echo.previous_response_id.as_ref(),
@@ -138,7 +138,7 @@ impl Plan {
             user: echo.user.as_deref(),
             metadata: &echo.metadata,
         };
-        json::to_raw(&value, RESPONSE_BYTES + self.echo_bytes() + 2 * value.output_text.len())
+        ResponseJson::new(&value, RESPONSE_BYTES + self.echo_bytes())
     }
 }
 

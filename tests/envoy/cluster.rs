@@ -1,6 +1,6 @@
 //! Two routers, each behind an Envoy of its own, on one Redis Cluster.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::id;
 use crate::support::redis::Cluster;
@@ -53,4 +53,33 @@ async fn a_conversation_lies_on_one_master() {
     };
     let lying: Vec<_> = cluster.masters().into_iter().map(keys).filter(|keys| *keys > 0).collect();
     assert_eq!(lying, [10]);
+}
+
+#[tokio::test]
+async fn an_answers_text_is_stored_once_and_read_as_it_was_sent() {
+    let cluster = Cluster::shared();
+    let settings = cluster.settings();
+    let prefix = settings["response_api"]["redis"]["key_prefix"].as_str().unwrap().to_owned();
+    let start = || Stack::start(StackOptions { settings: settings.clone(), ..StackOptions::default() });
+    let (one, other) = tokio::join!(start(), start());
+    let text = "Said \"once\":\n{\"output_text\":\"é😀\"}";
+    one.upstream.answer("stored-once", move |received| {
+        if received.json()["stream"] == true { Answer::words(text) } else { Answer::completion(text) }
+    });
+    let sent = one.create(&json!({"model": "stored-once", "input": "Say."})).await.bytes().await;
+    let response: Value = serde_json::from_slice(&sent).unwrap();
+    assert_eq!(response["output_text"], text);
+    for stack in [&one, &other] {
+        assert_eq!(stack.retrieve(id(&response)).await.bytes().await, sent);
+    }
+    let key = format!("{prefix}response:{}", id(&response));
+    let at_rest: Value = serde_json::from_str(&cluster.nodes[0].cli(&["-c", "GET", &key])).unwrap();
+    assert_eq!(at_rest["output"], response["output"]);
+    assert_eq!(at_rest.get("output_text"), None);
+
+    let asked = json!({"model": "stored-once", "input": "Say.", "stream": true});
+    let completed = one.create(&asked).await.events().skip_to("response.completed").await;
+    let response = &completed["response"];
+    assert_eq!(response["output_text"], text);
+    assert_eq!(&other.retrieve(id(response)).await.json().await, response);
 }

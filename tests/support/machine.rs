@@ -66,7 +66,7 @@ pub(crate) fn events<'p>(
             break;
         }
     }
-    out.extend_from_slice(&stream.finish(end, ENDED_AT).into_tail(None));
+    out.extend_from_slice(&stream.finish(end, ENDED_AT).into_tail());
     out
 }
 
@@ -74,10 +74,10 @@ pub(crate) fn events<'p>(
 pub(crate) fn response(plan: Box<Plan>, settings: &Settings, answer: &[u8]) -> Result<String, BadAnswer> {
     let mut stream = ResponseStream::new(plan, AnswerForm::Json, settings);
     stream.push_completion(answer)?;
-    let finished = stream.finish(End::Complete, ENDED_AT);
-    let response = finished.response().unwrap_or_else(|error| panic!("{error}"));
-    assert!(finished.into_tail(None).is_empty(), "a JSON answer has events");
-    Ok(response.get().to_owned())
+    let mut finished = stream.finish(End::Complete, ENDED_AT);
+    let response = finished.take_response().unwrap_or_else(|error| panic!("{error}"));
+    assert!(finished.into_tail().is_empty(), "a JSON answer has events");
+    Ok(response)
 }
 
 /// A frame of the upstream's stream.

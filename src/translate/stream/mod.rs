@@ -146,7 +146,8 @@ impl ResponseStream {
             },
         };
         if form == AnswerForm::Events
-            && let Ok(response) = &stream.plan.response(in_progress())
+            && let Ok(response) = stream.plan.response(in_progress())
+            && let Ok(response) = response.sent()
         {
             stream.emitter.emit(|sequence_number| Event::Created { sequence_number, response });
             stream.emitter.emit(|sequence_number| Event::InProgress { sequence_number, response });
@@ -223,7 +224,9 @@ impl ResponseStream {
 
     /// Repeats in_progress, for clients that give up on a silent stream.
     pub fn heartbeat(&mut self) -> Bytes {
-        if let Ok(response) = &self.plan.response(in_progress()) {
+        if let Ok(response) = self.plan.response(in_progress())
+            && let Ok(response) = response.sent()
+        {
             self.emitter.emit(|sequence_number| Event::InProgress { sequence_number, response });
         }
         self.emitter.take()

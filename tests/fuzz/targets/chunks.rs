@@ -39,7 +39,7 @@ fuzz_target!(|input: &[u8]| {
         2 => End::ShuttingDown,
         _ => End::Complete,
     };
-    out.extend_from_slice(&stream.finish(end, 2).into_tail(None));
+    out.extend_from_slice(&stream.finish(end, 2).into_tail());
     if let Err(why) = support::grammar::check(&out) {
         panic!("{why}\n{}", String::from_utf8_lossy(&out));
     }

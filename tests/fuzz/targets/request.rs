@@ -148,12 +148,10 @@ fuzz_target!(|input: &[u8]| {
         let mut stream = ResponseStream::new(translated.plan, AnswerForm::Events, &settings);
         let mut events = stream.take().to_vec();
         events.extend_from_slice(&stream.push(answer));
-        let finished = stream.finish(End::Complete, 2);
-        chain.push(Stored {
-            input: finished.plan().input.clone(),
-            response: finished.response().expect("the response serialises"),
-        });
-        events.extend_from_slice(&finished.into_tail(None));
+        let mut finished = stream.finish(End::Complete, 2);
+        let (response, input) = finished.take_stored().expect("the response serialises");
+        chain.push(Stored { input, response });
+        events.extend_from_slice(&finished.into_tail());
         if let Err(why) = support::grammar::check_in(&events, settings.api) {
             panic!("{why}\n{}", String::from_utf8_lossy(&events));
         }
