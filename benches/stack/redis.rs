@@ -24,6 +24,10 @@ pub(crate) async fn start_cluster(directory: &RunDirectory) -> Result<(Vec<Proce
     for _ in 0..6 {
         let port = free_port()?;
         let file = directory.file(&format!("nodes-{port}.conf"));
+        // One of an earlier start on this port would know the nodes of that time.
+        if file.exists() {
+            std::fs::remove_file(&file)?;
+        }
         let file = file.display().to_string();
         let settings = ["--cluster-enabled", "yes", "--cluster-config-file", &file, "--repl-diskless-sync-delay", "0"];
         let (process, node) = start_server(directory, port, &settings).await?;
