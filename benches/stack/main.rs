@@ -83,8 +83,8 @@ struct Args {
     /// The ways through the stack; ratios need noop. Growth takes noop, memory and cluster of them
     #[arg(long, value_delimiter = ',', default_value = "direct,envoy,noop,memory,disk,redis,cluster")]
     rows: Vec<Kind>,
-    /// How often each row takes its turn; half as often in chain, three times in sse, whose cost depends on how Envoy merges chunks. Many short turns meet the same machine, few long ones do not
-    #[arg(long, default_value_t = 40)]
+    /// How often each row takes its turn; half as often in chain, six times in json and sse, where a turn is over in a tenth of a second. Many short turns meet the same machine, few long ones do not
+    #[arg(long, default_value_t = 24)]
     rounds: usize,
     /// Over how many starts of all processes the rounds are spread, but for those of paced, memory and growth: for its whole life
     /// a process pays more or less for where it lies in memory
@@ -180,8 +180,8 @@ async fn cases(directory: &RunDirectory, mock: &Mock, args: &Args, report: &mut 
     let spread = |rounds: usize| rounds.div_ceil(starts) * starts;
     let (chain_rounds, rounds) = (spread(rounds.div_ceil(2)), spread(rounds));
     let cases = [
-        (Name::Json, Case::json(args.requests, rounds).over(starts)),
-        (Name::Sse, Case::stream("sse", 100, args.streams, 3 * rounds).over(starts)),
+        (Name::Json, Case::json(args.requests, 6 * rounds).over(starts)),
+        (Name::Sse, Case::stream("sse", 100, args.streams, 6 * rounds).over(starts)),
         (Name::SseLong, Case::stream("sse-long", 1000, args.streams.div_ceil(4), rounds).over(starts)),
         (Name::Paced, Case::paced("paced", true, paced_rounds)),
         (Name::Paced, Case::paced_in_step("paced-in-step", few)),

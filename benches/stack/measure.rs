@@ -219,8 +219,13 @@ impl Measurement {
             works.push(case.work.prepared(row).await.map_err(in_row)?);
         }
         let units = case.work.units();
-        for _ in 0..case.rounds / case.starts {
-            for ((row, work), (result, turns)) in rows.iter().zip(&works).zip(&mut self.rows) {
+        for round in 0..case.rounds / case.starts {
+            let mut turns: Vec<_> = rows.iter().zip(&works).zip(&mut self.rows).collect();
+            // So that none always follows the same one, whose writes to a disk as an example may go on for a while.
+            if round % 2 == 1 {
+                turns.reverse();
+            }
+            for ((row, work), (result, turns)) in turns {
                 // The caches are full of what the row before it left there.
                 work.warm_up().run(row).await.map_err(|error| in_row(row, &error))?;
                 let (requests, before) = (mock.requests(), row.cpu()?);
