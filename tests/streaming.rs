@@ -171,9 +171,7 @@ fn what_is_stored_is_what_the_terminal_event_says() {
         out.extend_from_slice(&stream.push(&case.upstream));
         let mut finished = stream.finish(case.end, ENDED_AT);
         let (kept, _) = finished.take_stored().unwrap();
-        let sent = finished.take_response().unwrap();
-        assert_eq!(output_text::completed(&kept), sent, "{}", path.display());
-        let stored: Value = serde_json::from_str(&sent).unwrap();
+        let stored: Value = serde_json::from_str(&output_text::completed(&kept)).unwrap();
         out.extend_from_slice(&finished.into_tail());
         assert_eq!(grammar::check_in(&out, case.settings.api).unwrap().response, stored, "{}", path.display());
     }
