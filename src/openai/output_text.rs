@@ -91,12 +91,16 @@ pub fn completed(response: &RawValue) -> Cow<'_, str> {
     }
     match (response.get().strip_suffix('}'), raw_walk::member(response, "output").and_then(raw_walk::items)) {
         (Some(members), Some(output)) => {
-            let texts = output.into_iter().flat_map(escaped_texts);
-            let pieces = [members, MEMBER, "\""].into_iter().chain(texts).chain(["\"}"]);
+            let pieces = [members, MEMBER].into_iter().chain(literal(output)).chain(["}"]);
             Cow::Owned(pieces.collect())
         }
         _ => whole,
     }
+}
+
+/// The `output_text` of output items' JSON, as JSON in pieces.
+pub fn literal<'a>(output: impl IntoIterator<Item = &'a RawValue>) -> impl Iterator<Item = &'a str> {
+    ["\""].into_iter().chain(output.into_iter().flat_map(escaped_texts)).chain(["\""])
 }
 
 /// The texts of an output item as they are spelt in JSON.

@@ -8,6 +8,8 @@ use serde_json::value::RawValue;
 
 use super::record_json::with_id;
 use crate::id::ResponseId;
+use crate::json;
+use crate::openai::output_text;
 use crate::openai::raw::RawObject;
 use crate::openai::responses::{InputTokensDetails, OutputTokensDetails, Usage};
 
@@ -95,7 +97,8 @@ fn complete_inside(id: &ResponseId, response: &mut RawObject) -> Option<()> {
     let items = items.into_iter().enumerate().map(|(ordinal, item)| complete_item(id, ordinal, item));
     let items = items.collect::<Option<Vec<_>>>()?;
     if response.text("output_text").is_none_or(|text| text.is_empty()) {
-        response.set("output_text", to_raw(&text_of(&items))?);
+        let text = output_text::literal(items.iter().map(|item| &**item)).collect();
+        response.set("output_text", json::written(text).ok()?);
     }
     response.set("output", to_raw(&items)?);
     response.set("usage", to_raw(&usage(response.raw("usage")))?);
@@ -178,16 +181,6 @@ fn complete_item(id: &ResponseId, ordinal: usize, item: Box<RawValue>) -> Option
         object.set("content", to_raw(&parts.collect::<Option<Vec<_>>>()?)?);
     }
     to_raw(&object)
-}
-
-/// The text of all output_text parts, joined.
-fn text_of(items: &[Box<RawValue>]) -> String {
-    let items = items.iter().filter_map(|item| serde_json::from_str::<RawObject>(item.get()).ok());
-    let parts = items.filter_map(|item| item.read::<Vec<RawObject>>("content").ok().flatten()).flatten();
-    parts
-        .filter(|part| part.text("type").as_deref() == Some("output_text"))
-        .filter_map(|part| part.text("text"))
-        .collect()
 }
 
 /// Token counts by the names of either API; what is missing is zero.
