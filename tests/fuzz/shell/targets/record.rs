@@ -1,11 +1,13 @@
 //! Records at rest: whatever lies under a key is a record or a typed error, and what was read once is written and read
-//! again without a change, open and sealed. Sealed records open only where they were written.
+//! again without a change, open and sealed. Sealed records open only where they were written. Whatever response one has is
+//! sent as JSON.
 #![no_main]
 
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use responses_router::id::ResponseId;
+use responses_router::openai::output_text;
 use responses_router::sealing::{SealingKey, SealingKeys};
 use responses_router::store::{Ancestors, Record, RecordCodec, StoreError};
 use responses_router::tenant::Tenant;
@@ -34,6 +36,7 @@ fuzz_target!(|bytes: &[u8]| {
         (other, _) => panic!("{other:?} of what is {record:?} when it is not sealed"),
     }
     if let Some(record) = record {
+        is_sent_whole(&record.response);
         round_trips(&record);
         stays_where_it_is(&record, bytes);
     }
@@ -56,6 +59,15 @@ fn cause(error: StoreError) -> StoreError {
         StoreError::OfTenant { cause, .. } => *cause,
         error => error,
     }
+}
+
+/// What a client gets is the stored response, and once completed it is complete.
+fn is_sent_whole(response: &RawValue) {
+    let sent = output_text::completed(response);
+    let kept = response.get().strip_suffix('}').unwrap_or_default();
+    assert!(*sent == *response.get() || sent.starts_with(kept), "{sent} is not {response}");
+    let sent: &RawValue = serde_json::from_str(&sent).expect("what is sent is JSON");
+    assert_eq!(output_text::completed(sent), sent.get(), "it was not complete");
 }
 
 fn round_trips(record: &Record) {
