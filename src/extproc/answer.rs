@@ -37,6 +37,9 @@ const TOGETHER_WITHIN: Duration = Duration::from_millis(5);
 /// How long after `[DONE]` an upstream may take to end its stream before its connection is given up.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How the content type of a stream begins.
+const EVENT_STREAM: &[u8] = b"text/event-stream";
+
 /// What kind of answer an upstream's headers announce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Announced {
@@ -50,10 +53,10 @@ enum Announced {
 
 impl Announced {
     fn of(head: &ResponseHead) -> Self {
-        let content_type = head.headers.text("content-type").unwrap_or_default().to_ascii_lowercase();
+        let media_type = head.headers.get("content-type").and_then(|value| value.get(..EVENT_STREAM.len()));
         match head.status {
             200..=299 if head.end_of_stream || head.status == 204 => Self::Nothing,
-            200..=299 if content_type.starts_with("text/event-stream") => Self::EventStream,
+            200..=299 if media_type.is_some_and(|name| name.eq_ignore_ascii_case(EVENT_STREAM)) => Self::EventStream,
             200..=299 => Self::Json,
             _ => Self::Error,
         }
