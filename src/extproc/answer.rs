@@ -457,3 +457,25 @@ fn stream_headers(mutation: HeaderMutation, upstream: &Headers) -> HeaderMutatio
         "no-cache",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::extproc::message::Attributes;
+
+    #[test]
+    fn an_answer_is_a_stream_by_its_media_type_in_any_case_and_with_any_parameters() {
+        let announced = |content_type: &'static [u8]| {
+            let headers = Headers::from_iter([("content-type", bytes::Bytes::from_static(content_type))]);
+            let attributes = Attributes::default();
+            Announced::of(&ResponseHead { status: 200, headers, end_of_stream: false, attributes })
+        };
+        for stream in ["text/event-stream", "Text/Event-Stream;charset=utf-8", "TEXT/EVENT-STREAM ; x=\u{e9}"] {
+            assert_eq!(announced(stream.as_bytes()), Announced::EventStream, "{stream}");
+        }
+        for other in ["", "text/event", "application/json", "text/plain", " text/event-stream"] {
+            assert_eq!(announced(other.as_bytes()), Announced::Json, "{other}");
+        }
+        assert_eq!(announced(b"text/event-stream; x=\xff"), Announced::EventStream);
+    }
+}
