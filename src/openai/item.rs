@@ -321,8 +321,8 @@ impl Part {
 /// Never in practice: a name always serialises.
 pub fn message_from_text(text: JsonText) -> Result<(RawObject, Item), serde_json::Error> {
     let mut object = RawObject::default();
-    object.push_borrowed("role", json::borrowed(r#""user""#)?);
-    object.push_borrowed("content", RawValue::NULL);
+    object.push("role", json::raw_text("user")?);
+    object.push("content", RawValue::NULL.to_owned());
     Ok((object, Item::Message { role: Role::User, content: vec![Part::Text(text)] }))
 }
 

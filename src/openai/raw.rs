@@ -137,11 +137,6 @@ impl<'a> Members<'a> {
         self.members.push((key.into(), Cow::Owned(value)));
     }
 
-    /// The same with a value that lies elsewhere.
-    pub fn push_borrowed(&mut self, key: impl Into<Cow<'a, str>>, value: &'a RawValue) {
-        self.members.push((key.into(), Cow::Borrowed(value)));
-    }
-
     /// Appends a member, or replaces it where it stands.
     pub fn set(&mut self, key: impl Into<Cow<'a, str>>, value: Box<RawValue>) {
         self.put(key.into(), value, Vec::push);
