@@ -23,6 +23,11 @@ impl RecordCodec {
         Self { keys, sealed_only }
     }
 
+    /// Whether documents are sealed.
+    pub(super) fn seals(&self) -> bool {
+        self.keys.is_some()
+    }
+
     /// A record's document. `squeeze` makes it smaller, before it is sealed: afterwards nothing could.
     ///
     /// # Errors

@@ -34,6 +34,11 @@ pub(super) struct Values {
 }
 
 impl Values {
+    /// Whether values are something else than the documents of their records.
+    pub(super) fn are_packed(&self) -> bool {
+        self.compression != Compression::None || self.codec.seals()
+    }
+
     pub(super) fn pack(&self, record: &Record) -> Result<Bytes, StoreError> {
         Ok(self.codec.encode(record, |document| squeeze(document, self.compression))?.into())
     }
@@ -75,6 +80,7 @@ fn expand_at_most(stored: Cow<'_, [u8]>, limit: usize) -> Result<Cow<'_, [u8]>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sealing::{SealingKey, SealingKeys};
 
     fn document(bytes: usize) -> Vec<u8> {
         format!("{{\"x\":\"{}\"}}", "words ".repeat(bytes / 6)).into_bytes()
@@ -89,6 +95,19 @@ mod tests {
                 assert_eq!(packed.first() == Some(&ZSTD), small, "{bytes}");
                 assert_eq!(*expand(packed.into()).unwrap(), document(bytes));
             }
+        }
+    }
+
+    #[test]
+    fn values_are_plain_documents_only_without_keys_and_without_compression() {
+        let keys = || SealingKeys::new(vec![SealingKey::new("k1", &format!("{}=", "A".repeat(43))).unwrap()]);
+        for (keys, compression, packed) in [
+            (None, Compression::None, false),
+            (None, Compression::Zstd, true),
+            (keys(), Compression::None, true),
+            (keys(), Compression::Zstd, true),
+        ] {
+            assert_eq!(Values { codec: RecordCodec::new(keys, false), compression }.are_packed(), packed);
         }
     }
 

@@ -49,7 +49,7 @@ impl Shared {
         let slot = self.pool.slotting().slot(&key);
         let is_of_use = || self.teller(slot).is_some() && (record.tenant.is_none() || self.tenant_in_key);
         if let Some(recent) = self.recent.as_ref().filter(|_| is_of_use()) {
-            recent.wrote(&key, slot, Written { record, value });
+            recent.wrote(&key, slot, Written { record, packed: self.values.are_packed().then_some(value) });
         }
         Ok(())
     }
@@ -149,7 +149,7 @@ impl Shared {
 }
 
 /// What lies under a key; null is nothing.
-fn bytes(reply: Value) -> Result<Option<Bytes>, StoreError> {
+pub(super) fn bytes(reply: Value) -> Result<Option<Bytes>, StoreError> {
     match reply {
         Value::Null => Ok(None),
         Value::Bytes(bytes) => Ok(Some(bytes)),

@@ -32,7 +32,18 @@ const WRITTEN: LinkId = LinkId::MAX;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Written {
     pub(super) record: Arc<Record>,
-    pub(super) value: Bytes,
+    /// What it was written as, but for a plain document: that is as quickly made again, and would double what is kept.
+    pub(super) packed: Option<Bytes>,
+}
+
+impl Written {
+    /// Whether this value is what was written.
+    pub(super) fn is(&self, value: &[u8]) -> bool {
+        match &self.packed {
+            Some(packed) => *packed == *value,
+            None => self.record.encode() == *value,
+        }
+    }
 }
 
 /// What says that a record which is being read has not gone in the meantime. Later ones are greater.
@@ -73,8 +84,8 @@ struct Entry {
     ticket: Ticket,
     /// Without one it is being read, and who has the ticket may leave it here.
     record: Option<Arc<Record>>,
-    /// What was written, of a record of [`WRITTEN`].
-    value: Bytes,
+    /// What a record of [`WRITTEN`] was written as, but for a plain document.
+    packed: Option<Bytes>,
     bytes: usize,
 }
 
@@ -107,23 +118,23 @@ impl Recent {
     }
 
     /// Leaves a record here that was written under this key of this slot, unless it would drive out many that are needed.
-    pub(super) fn wrote(&self, key: &str, slot: u16, Written { record, value }: Written) {
-        let bytes = OVERHEAD_BYTES + key.len() + record.size_bytes() + value.len();
+    pub(super) fn wrote(&self, key: &str, slot: u16, Written { record, packed }: Written) {
+        let bytes = OVERHEAD_BYTES + key.len() + record.size_bytes() + packed.as_ref().map_or(0, Bytes::len);
         if bytes > self.most_bytes / 8 {
             return;
         }
         self.change(|state| {
             state.tickets += 1;
             let ticket = Ticket(state.tickets);
-            state.insert(key.into(), Entry { slot, link: WRITTEN, ticket, record: Some(record), value, bytes });
+            state.insert(key.into(), Entry { slot, link: WRITTEN, ticket, record: Some(record), packed, bytes });
         });
     }
 
     /// What this router wrote under this key, if nobody has read it since.
     pub(super) fn written(&self, key: &str) -> Option<Written> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Entry { record, value, .. } = state.entries.get(key).filter(|entry| entry.link == WRITTEN)?;
-        Some(Written { record: record.clone()?, value: value.clone() })
+        let Entry { record, packed, .. } = state.entries.get(key).filter(|entry| entry.link == WRITTEN)?;
+        Some(Written { record: record.clone()?, packed: packed.clone() })
     }
 
     /// Forgets what this router wrote under a key and has removed.
@@ -141,7 +152,7 @@ impl Recent {
                     state.tickets += 1;
                     let (ticket, bytes) = (Ticket(state.tickets), OVERHEAD_BYTES + key.len());
                     let slot = state.entries.get(key).map_or_else(|| self.slotting.slot(key), |entry| entry.slot);
-                    let entry = Entry { slot, link, ticket, record: None, value: Bytes::new(), bytes };
+                    let entry = Entry { slot, link, ticket, record: None, packed: None, bytes };
                     state.insert(key.into(), entry);
                     Looked::Missing(ticket)
                 }
@@ -172,8 +183,8 @@ impl Recent {
                 match record.filter(|record| record.size_bytes() <= self.most_bytes / 2) {
                     Some(record) => {
                         let bytes = OVERHEAD_BYTES + key.len() + record.size_bytes();
-                        let value = Bytes::new();
-                        state.insert(key.into(), Entry { slot, link, ticket, record: Some(record), value, bytes });
+                        let entry = Entry { slot, link, ticket, record: Some(record), packed: None, bytes };
+                        state.insert(key.into(), entry);
                     }
                     None => state.remove(key),
                 }
@@ -345,7 +356,7 @@ mod tests {
     #[test]
     fn what_was_written_is_here_until_it_is_read_or_removed_and_vouches_for_nothing() {
         let recent = Recent::new(ROOM, Slotting::Hashed);
-        let written = |number| Written { record: record(number), value: Bytes::from_static(b"value") };
+        let written = |number| Written { record: record(number), packed: Some(Bytes::from_static(b"value")) };
         recent.wrote("a", Slotting::Hashed.slot("a"), written(7));
         assert_eq!(recent.written("a"), Some(written(7)));
         // No connection was told to watch it.
@@ -366,6 +377,18 @@ mod tests {
         recent.wrote("d", Slotting::Hashed.slot("d"), written(8));
         recent.removed("d");
         assert_eq!((recent.written("d"), recent.bytes()), (None, bytes));
+    }
+
+    #[test]
+    fn a_written_record_is_told_by_its_document_or_by_what_that_was_packed_as() {
+        let document = record(7).encode();
+        let plain = Written { record: record(7), packed: None };
+        assert!(plain.is(&document));
+        assert!(!plain.is(&record(8).encode()));
+        assert!(!plain.is(&document[1..]) && !plain.is(b""));
+        let packed = Written { packed: Some(Bytes::from_static(b"sealed")), ..plain };
+        assert!(packed.is(b"sealed"));
+        assert!(!packed.is(&document) && !packed.is(b""));
     }
 
     #[test]

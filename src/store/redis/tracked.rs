@@ -22,7 +22,7 @@ use futures_util::future::join_all;
 use super::command::Command;
 use super::link::Link;
 use super::node::{Lane, Node};
-use super::operations::{Shared, maybe_blocking};
+use super::operations::{Shared, bytes, maybe_blocking};
 use super::recent::{Looked, Recent, Ticket, Written};
 use crate::id::ResponseId;
 use crate::store::{Record, StoreError, Touch};
@@ -69,17 +69,29 @@ impl Shared {
         let mut answers = self.ask(recent, &teller, commands, deadline).await?.into_iter();
         let Some(reply) = answers.next().flatten() else { return self.load(ids, keys, touch, deadline).await };
         let is_there = answers.next().flatten().is_some_and(|answer| is_one(&answer));
-        let is_written = |written: &Written| reply.as_bytes().is_some_and(|found| *found == *written.value);
-        let found = match written.filter(is_written) {
-            Some(Written { record, value }) => {
-                self.pool.counters().bytes_read.add_all(value.len());
-                vec![Some(with_items(record).await?)]
-            }
+        let found = match self.as_written(written, &reply).await? {
+            Some(record) => vec![Some(record)],
             None => self.unpack(ids, vec![reply], Record::know_items).await?,
         };
         let record = found.first().cloned().flatten().filter(|_| is_there);
         recent.settle(ticket.into_iter().map(|ticket| (key.as_str(), ticket, record.clone())));
         Ok(found)
+    }
+
+    /// The record that this router wrote, its items read, if it is what was found.
+    async fn as_written(&self, written: Option<Written>, found: &Value) -> Result<Option<Arc<Record>>, StoreError> {
+        let Some((written, found)) = written.zip(bytes(found.clone())?) else { return Ok(None) };
+        let length = found.len();
+        let record = maybe_blocking(length, move || {
+            let record = written.is(&found).then_some(written.record);
+            record.iter().for_each(|record| record.know_items());
+            Ok(record)
+        });
+        let record = record.await?;
+        if record.is_some() {
+            self.pool.counters().bytes_read.add_all(length);
+        }
+        Ok(record)
     }
 
     /// Like [`Shared::load`] without prolonging anything, of records that may be told as they were at any time since.
@@ -216,16 +228,6 @@ impl Shared {
         }
         Ok(answers)
     }
-}
-
-/// A record that is in memory, its items read.
-async fn with_items(record: Arc<Record>) -> Result<Arc<Record>, StoreError> {
-    let unread = if record.items.get().is_some() { 0 } else { record.payload_bytes() };
-    maybe_blocking(unread, move || {
-        record.know_items();
-        Ok(record)
-    })
-    .await
 }
 
 /// Whether a server said that there is one.
