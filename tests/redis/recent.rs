@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use responses_router::config::Redis;
+use responses_router::config::{Compression, Redis};
 use responses_router::id::ResponseId;
-use responses_router::store::{Ancestors, AtRest, HistoryError, Record, RedisStore, ResponseStore, history};
+use responses_router::store::{
+    Ancestors, AtRest, HistoryError, Record, RecordCodec, RedisStore, ResponseStore, Touch, history,
+};
 
+use super::wire::{open_at_rest, sealing};
 use super::{DEADLINE, LIMITS, chain, figure, open, turn};
 use crate::support::redis::{Cluster, Server, cli, try_until};
 
@@ -76,6 +79,50 @@ async fn what_was_read_is_asked_for_by_one_question_to_each_server() {
     }
     assert_eq!(calls(&cluster.nodes, "get"), 1 + 120);
     assert_eq!(figure(&plain, "redis_cache_bytes", ""), 0);
+}
+
+/// Puts a turn, and loads it as the parent of the next one after something was done with its key.
+async fn put_and_continue(store: &Arc<dyn ResponseStore>, record: &Arc<Record>, before: impl FnOnce()) -> Arc<Record> {
+    store.put(Arc::clone(record)).await.unwrap();
+    before();
+    let found = store.load(&[record.id.clone()], Touch::Refresh { longer: DEADLINE }).await.unwrap();
+    found.into_iter().next().flatten().unwrap()
+}
+
+/// That it is the same in memory, not an equal one, shows that it was not taken apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_that_this_router_wrote_is_what_it_wrote_as_long_as_that_lies_there() {
+    let server = Server::start(&[]);
+    for codec in [RecordCodec::default(), sealing(&["k1"])] {
+        for compression in [Compression::None, Compression::Zstd] {
+            let at_rest = || AtRest { codec: codec.clone(), tenant_in_key: false };
+            let config = Redis { compression, ..server.config() };
+            let store = open_at_rest(&config, at_rest()).await;
+            // As soon as there is a connection that tells changes.
+            let same = async {
+                loop {
+                    let record = turn(&[], 3_000);
+                    let found = put_and_continue(&store, &record, || ()).await;
+                    assert_eq!(found, record);
+                    if Arc::ptr_eq(&found, &record) {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, same).await.expect("a record that is not taken apart");
+
+            // Another document in its place is what is found.
+            let elsewhere = Redis { key_prefix: "elsewhere:".to_owned(), ..config.clone() };
+            let record = turn(&[], 3_000);
+            let changed = Arc::new(Record { interrupted: true, ..Record::clone(&record) });
+            open_at_rest(&elsewhere, at_rest()).await.put(Arc::clone(&changed)).await.unwrap();
+            let copy = || {
+                server.cli(&["COPY", &key(&elsewhere, &record), &key(&config, &record), "REPLACE"]);
+            };
+            assert_eq!(put_and_continue(&store, &record, copy).await, changed);
+        }
+    }
 }
 
 /// On one thread, so that all have begun before the first has its answer.

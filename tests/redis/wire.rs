@@ -41,12 +41,12 @@ async fn a_record_is_one_document_that_a_person_can_read() {
 }
 
 /// Sealing with the keys of these ids.
-fn sealing(ids: &[&str]) -> RecordCodec {
+pub(super) fn sealing(ids: &[&str]) -> RecordCodec {
     let key = |id: &&str| SealingKey::new(id, &format!("{id:A<42}A=")).unwrap();
     RecordCodec::new(SealingKeys::new(ids.iter().map(key).collect()), false)
 }
 
-async fn open_at_rest(config: &Redis, at_rest: AtRest) -> Arc<dyn ResponseStore> {
+pub(super) async fn open_at_rest(config: &Redis, at_rest: AtRest) -> Arc<dyn ResponseStore> {
     Arc::new(RedisStore::open(config, super::TTL, DEADLINE, at_rest).await.unwrap())
 }
 
