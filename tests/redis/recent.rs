@@ -85,7 +85,7 @@ async fn what_was_read_is_asked_for_by_one_question_to_each_server() {
 async fn put_and_continue(store: &Arc<dyn ResponseStore>, record: &Arc<Record>, before: impl FnOnce()) -> Arc<Record> {
     store.put(Arc::clone(record)).await.unwrap();
     before();
-    let found = store.load(&[record.id.clone()], Touch::Refresh { longer: DEADLINE }).await.unwrap();
+    let found = store.load(std::slice::from_ref(&record.id), Touch::Refresh { longer: DEADLINE }).await.unwrap();
     found.into_iter().next().flatten().unwrap()
 }
 
