@@ -14,6 +14,7 @@
 //!
 //! - The stream ends with OK only when the exchange returned [`Finished`], which only [`Envoy::finish`] makes, out of
 //!   the last message. Every other end (error, panic, Envoy gone) is a gRPC error after all messages sent before it.
+//! - After the last message it is Envoy that ends the stream ([`Rest`]).
 //! - While Envoy does not read, `send` waits, and the whole exchange with it: it is not polled at all. So an exchange
 //!   must not hold what others wait for (a lock, a permit of a small semaphore) across a `send`, nor begin to after one: a
 //!   store's write has a task of its own then.
@@ -21,7 +22,7 @@
 //!   that is what a client that hangs up and an upstream that breaks off look like; [`ExchangeError::Gone`], Envoy's
 //!   side ended without a reset, is the exception. So what must happen at such an end belongs in a drop guard, and what
 //!   must not be torn in a task of its own.
-//! - What Envoy says after the last message, the usual reset included, is not read.
+//! - What Envoy says after the last message is not read.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -45,6 +46,9 @@ use crate::telemetry::facts::Ending;
 
 /// How long Envoy may take from opening a stream to its first message; both leave together.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// How long Envoy may take to end a stream after its last message, when the exchange had no deadline.
+const LAST_MESSAGE: Duration = Duration::from_secs(10);
 
 /// Why an exchange ended without its last message. Envoy gets a gRPC error: the client sees 5xx, or a cut stream when
 /// its response had begun.
@@ -110,7 +114,29 @@ impl ExchangeError {
 /// Proof that the last message of an exchange was handed over.
 #[derive(Debug)]
 #[must_use = "an exchange that does not return this ends with an error"]
-pub struct Finished(());
+pub struct Finished(pub(super) Rest);
+
+/// What is left of a stream when the last message is handed over: Envoy ends it.
+///
+/// Envoy 1.40 resets the stream as soon as it has that message, and reads no status: to end the stream first costs both
+/// sides a frame with the status and a reset of ours, since Envoy's side is still open, and saves nothing. With
+/// `envoy.reloadable_features.ext_proc_graceful_grpc_close` it ends its side and waits for the status, which it gets then.
+#[derive(Debug)]
+pub(super) struct Rest {
+    inbound: Messages,
+    alarm: Alarm,
+}
+
+impl Rest {
+    /// Ready when Envoy has ended its side; or when the deadline is over for which the exchange had set its timer last, so
+    /// that a peer that does neither is not waited for for ever.
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.inbound.poll_end(cx) {
+            Poll::Pending => self.alarm.0.as_mut().poll(cx),
+            over => over,
+        }
+    }
+}
 
 /// Envoy, as one exchange sees it.
 #[derive(Debug)]
@@ -264,7 +290,8 @@ impl Envoy {
         let message = self.described(reply.0);
         self.slot.put(&message).await;
         self.account.told();
-        Finished(())
+        let alarm = self.alarm.unwrap_or_else(|| Alarm::at(Instant::now() + LAST_MESSAGE));
+        Finished(Rest { inbound: self.inbound, alarm })
     }
 
     fn described(&self, mut message: ProcessingResponse) -> ProcessingResponse {
@@ -348,4 +375,95 @@ async fn open(mut inbound: Messages, slot: Arc<Slot>, account: Account) -> Resul
         alarm: None,
         stopped: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::StreamExt as _;
+    use http_body_util::{BodyExt as _, StreamBody};
+    use hyper::body::Frame;
+    use tokio::sync::{mpsc, oneshot};
+    use tokio_stream::wrappers::UnboundedReceiverStream;
+    use tonic::body::Body;
+
+    use super::*;
+    use crate::extproc::grpc::Outgoing;
+    use crate::extproc::pb::HttpTrailers;
+    use crate::extproc::pb::processing_request::Request;
+
+    type ToRouter = mpsc::UnboundedSender<Bytes>;
+
+    /// An exchange that reads one message, until a deadline if there is one, and ends; until when its stream is waited for;
+    /// and what Envoy sends to it, that message for a start.
+    fn exchange(deadline: Option<Duration>) -> (Replies, oneshot::Receiver<Instant>, ToRouter) {
+        let (to_router, frames) = mpsc::unbounded_channel();
+        let frames = UnboundedReceiverStream::new(frames).map(|data| Ok::<_, Status>(Frame::data(data)));
+        let inbound = Messages::new(Body::new(StreamBody::new(frames)).into());
+        let (tell, until) = oneshot::channel();
+        let replies = serve(inbound, Account::open(Arc::default(), None), move |mut envoy| async move {
+            match deadline {
+                Some(deadline) => envoy.next_by(Instant::now() + deadline).await?,
+                None => envoy.next().await?,
+            };
+            let finished = envoy.finish(LastReply::response_trailers()).await;
+            tell.send(finished.0.alarm.0.deadline()).unwrap();
+            Ok(finished)
+        });
+        to_router.send(framed(Request::RequestTrailers(HttpTrailers::default()))).unwrap();
+        (replies, until, to_router)
+    }
+
+    fn framed(request: Request) -> Bytes {
+        let message = ProcessingRequest { request: Some(request), ..ProcessingRequest::default() };
+        let mut data = vec![0, 0, 0, 0, u8::try_from(prost::Message::encoded_len(&message)).unwrap()];
+        prost::Message::encode(&message, &mut data).unwrap();
+        data.into()
+    }
+
+    /// The status in the next frame.
+    async fn status(replies: &mut Replies) -> String {
+        let frame = replies.frame().await.unwrap().unwrap();
+        let trailers = frame.into_trailers().unwrap();
+        trailers["grpc-status"].to_str().unwrap().to_owned()
+    }
+
+    /// What an exchange of `exchange` says before the status.
+    fn last_message() -> Bytes {
+        let mut outgoing = Outgoing::default();
+        outgoing.push(&LastReply::response_trailers().0).unwrap();
+        outgoing.take().unwrap()
+    }
+
+    #[tokio::test]
+    async fn after_the_last_message_it_is_envoy_that_ends_the_stream() {
+        let (mut replies, _until, to_router) = exchange(None);
+        assert_eq!(replies.frame().await.unwrap().unwrap().into_data().unwrap(), last_message());
+        // What it says until then does not matter, whether it is a message or not.
+        let message = framed(Request::RequestTrailers(HttpTrailers::default()));
+        for data in [message, Bytes::from_static(&[0, 0]), Bytes::new()] {
+            to_router.send(data).unwrap();
+            assert!(futures_util::poll!(pin!(replies.frame())).is_pending(), "the router ended first");
+        }
+        drop(to_router);
+        assert_eq!(status(&mut replies).await, "0");
+        assert!(replies.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_envoy_does_not_end_is_ended_when_the_deadline_is_over() {
+        const SHORT: Duration = Duration::from_millis(20);
+        for (deadline, longest) in [(None, LAST_MESSAGE), (Some(SHORT), SHORT)] {
+            let before = Instant::now();
+            let (mut replies, until, to_router) = exchange(deadline);
+            assert_eq!(replies.frame().await.unwrap().unwrap().into_data().unwrap(), last_message());
+            let until = until.await.unwrap();
+            assert!(until >= before + longest && until <= Instant::now() + longest);
+            if longest == SHORT {
+                assert_eq!(status(&mut replies).await, "0");
+                assert!(Instant::now() >= until && replies.frame().await.is_none());
+            }
+            drop(to_router);
+        }
+    }
 }

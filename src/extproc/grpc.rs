@@ -87,6 +87,13 @@ impl Messages {
         message.map_err(|error| Status::internal(error.to_string()))
     }
 
+    /// Ready when the other side has ended, or the connection broke. Nothing that comes until then is read or kept.
+    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.received = Received::default();
+        while let Some(Ok(_)) = ready!(self.body.poll_frame(cx)) {}
+        Poll::Ready(())
+    }
+
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Status>> {
         loop {
             if let Some(message) = self.received.message()? {

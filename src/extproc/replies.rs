@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -14,7 +14,7 @@ use hyper::body::{Body, Frame};
 use tonic::Status;
 use tracing::Span;
 
-use super::duplex::{ExchangeError, Finished};
+use super::duplex::{ExchangeError, Finished, Rest};
 use super::grpc::Outgoing;
 use super::pb::ProcessingResponse;
 
@@ -52,11 +52,13 @@ impl Wake for Woken {
 }
 
 /// ```text
-/// Running ──Finished, error or panic──▶ Over ──status sent──▶ Told
+/// Running ──Finished──▶ Said ──Envoy has ended──▶ Over ──status sent──▶ Told
+///    └────────error or panic───────────────────────▲
 /// ```
 /// What is left in the slot goes out before the status.
 enum State {
     Running(Exchange),
+    Said(Rest),
     Over(Status),
     Told,
 }
@@ -77,21 +79,23 @@ impl Replies {
         if !self.woken.since.swap(false, Ordering::AcqRel) {
             return;
         }
-        let _within = self.span.enter();
+        let within = self.span.enter();
         let mut context = Context::from_waker(&self.waker);
-        let status = match catch_unwind(AssertUnwindSafe(|| exchange.as_mut().poll(&mut context))) {
+        self.state = match catch_unwind(AssertUnwindSafe(|| exchange.as_mut().poll(&mut context))) {
             Ok(Poll::Pending) => return,
-            Ok(Poll::Ready(Ok(_finished))) => Status::ok(""),
+            Ok(Poll::Ready(Ok(Finished(rest)))) => State::Said(rest),
             Ok(Poll::Ready(Err(error))) => {
                 error.log();
-                error.status()
+                State::Over(error.status())
             }
             Err(panic) => {
                 tracing::error!(panic = panic_text(&*panic), "the exchange panicked");
-                Status::internal("the exchange panicked")
+                State::Over(Status::internal("the exchange panicked"))
             }
         };
-        self.state = State::Over(status);
+        drop(within);
+        // It is not for Envoy's end of the stream that an exchange took longer.
+        self.span = Span::none();
     }
 
     /// Ready when there is something to send. The head of the call's response, which says nothing, then leaves with it,
@@ -128,17 +132,19 @@ impl Body for Replies {
         if let Some(piece) = this.slot.take() {
             return Poll::Ready(Some(Ok(Frame::data(piece))));
         }
-        match std::mem::replace(&mut this.state, State::Told) {
-            running @ State::Running(_) => {
-                this.state = running;
-                Poll::Pending
+        let status = match &mut this.state {
+            State::Running(_) => return Poll::Pending,
+            State::Said(rest) => {
+                ready!(rest.poll_over(cx));
+                &Status::ok("")
             }
-            State::Over(status) => {
-                let mut trailers = HeaderMap::new();
-                Poll::Ready(Some(status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))))
-            }
-            State::Told => Poll::Ready(None),
-        }
+            State::Over(status) => status,
+            State::Told => return Poll::Ready(None),
+        };
+        let mut trailers = HeaderMap::new();
+        let told = status.add_header(&mut trailers).map(|()| Frame::trailers(trailers));
+        this.state = State::Told;
+        Poll::Ready(Some(told))
     }
 
     fn is_end_stream(&self) -> bool {

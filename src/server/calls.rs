@@ -69,9 +69,9 @@ impl<H: Handler, C: Health> Calls<H, C> {
     {
         let mut http = http2::Builder::new(TokioExecutor::new());
         // max_concurrent_streams is no limit: every live answer is a stream, and a limit of 10 made a cold Envoy fail 30
-        // of 40 requests, because it learns of the limit too late. Nor are the resets of our own counted: an answer that
-        // leaves before the request is through ends in one now and then, and at hyper's 1024 of them, in however many
-        // days, a connection would end with all its live streams.
+        // of 40 requests, because it learns of the limit too late. Nor are the resets of our own counted: an exchange that
+        // ends by an error ends in one, and at hyper's 1024 of them, in however many days, a connection would end with all
+        // its live streams.
         http.timer(TokioTimer::new())
             .keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)

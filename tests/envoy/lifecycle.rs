@@ -1,11 +1,12 @@
 //! Routers that stop, die or are not there. Each test has a stack of its own.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{assert_complete, assert_error_shape, begin_stream, error_of, finish_stream};
 use crate::support::stack::chat;
 use crate::support::stack::http::{Ending, post, request};
 use crate::support::stack::upstream::Answer;
+use crate::support::stack::wait::eventually;
 use crate::support::stack::{Stack, StackOptions};
 
 #[tokio::test]
@@ -123,4 +124,36 @@ async fn an_idle_router_ends_at_once() {
     stack.router.process.signal("TERM");
     let status = stack.router.process.exited().await;
     assert!(status.success(), "{status}");
+}
+
+/// Envoy resets its stream to a processor after the last message, or, if told to by this flag, ends its side and waits for
+/// the status for a second.
+#[tokio::test]
+async fn it_is_envoy_that_ends_each_exchange_whichever_way_it_does() {
+    for gracefully in [false, true] {
+        let layer = json!({"envoy.reloadable_features.ext_proc_graceful_grpc_close": gracefully});
+        let layers = json!({"layers": [{"name": "static", "static_layer": layer}]});
+        let envoy = Box::new(move |envoy: &mut Value| envoy["layered_runtime"] = layers);
+        let stack = Stack::start(StackOptions { envoy: Some(envoy), ..StackOptions::default() }).await;
+        stack.upstream.answer("life-end", |_| Answer::completion("Hello."));
+        stack.upstream.answer("life-end-stream", |_| Answer::words("Hello again."));
+        let created = stack.created(&json!({"model": "life-end", "input": "Hi"})).await;
+        let streamed = stack.create(&json!({"model": "life-end-stream", "input": "Hi", "stream": true})).await;
+        assert_eq!(finish_stream(streamed.events()).await.0.kind, "response.completed");
+        let id = created["id"].as_str().unwrap();
+        for (reply, status) in [
+            (stack.retrieve(id).await, 200),
+            (stack.delete(id).await, 200),
+            (stack.retrieve(id).await, 404),
+            (stack.create(&json!({"model": "life-end", "input": 1})).await, 400),
+        ] {
+            assert_eq!(reply.status, status);
+            reply.bytes().await;
+        }
+        let stat = async |name: &str| stack.envoy.stat(&format!("cluster.responses-router.{name}")).await;
+        eventually("all have ended", async || (stat("upstream_rq_active").await == 0).then_some(())).await;
+        let (all, by_envoy) = (stat("upstream_rq_total").await, stat("http2.tx_reset").await);
+        assert_eq!((all, by_envoy), (6, if gracefully { 0 } else { 6 }));
+        assert_eq!(stat("http2.rx_reset").await, 0, "the router reset a stream");
+    }
 }

@@ -166,7 +166,7 @@ impl Exchange {
         self.to_router.as_ref().expect("open").send(message).await.expect("the router reads");
     }
 
-    /// Ends Envoy's side without a word, as it does when a client hangs up.
+    /// Ends Envoy's side without a word, as it does when a client hangs up, and after the last message.
     pub(crate) fn half_close(&mut self) {
         self.to_router = None;
     }
@@ -182,8 +182,9 @@ impl Exchange {
         self.next().await.expect("no error").expect("no end")
     }
 
-    /// The clean end, which only a finished exchange may have.
+    /// The clean end, which only a finished exchange may have, and only when Envoy has ended its side.
     pub(crate) async fn end(&mut self) {
+        self.half_close();
         assert_eq!(self.next().await.expect("a clean end"), None);
     }
 
@@ -197,7 +198,12 @@ impl Exchange {
         let mut replies = Vec::new();
         loop {
             match self.next().await {
-                Ok(Some(reply)) => replies.push(reply),
+                Ok(Some(reply)) => {
+                    if is_last(&reply) {
+                        self.half_close();
+                    }
+                    replies.push(reply);
+                }
                 Ok(None) => return (replies, None),
                 Err(status) => return (replies, Some(status)),
             }
@@ -315,6 +321,16 @@ pub(crate) fn seen(reply: Response) -> Seen {
             LocalPart::BodyResponse(body) => Seen::LocalBody { body: body.body, end: body.end_of_stream },
             LocalPart::TrailersResponse(_) => panic!("trailers are not sent"),
         },
+    }
+}
+
+/// Whether Envoy ends the stream after this, as far as a reply says that.
+fn is_last(reply: &Response) -> bool {
+    use Seen::{Immediate, LocalBody, LocalHeaders, ResponseBody, ResponseTrailers};
+    match seen(reply.clone()) {
+        Immediate { .. } | ResponseTrailers => true,
+        ResponseBody { end, .. } | LocalHeaders { end, .. } | LocalBody { end, .. } => end,
+        _ => false,
     }
 }
 
