@@ -52,8 +52,8 @@ impl Wake for Woken {
 }
 
 /// ```text
-/// Running ──Finished──▶ Said ──Envoy has ended──▶ Over ──status sent──▶ Told
-///    └────────error or panic───────────────────────▲
+/// Running ──Finished────────▶ Said ──Envoy has ended, status sent──▶ Told
+///    └─────error or panic──▶ Over ──status sent─────────────────────▲
 /// ```
 /// What is left in the slot goes out before the status.
 enum State {
