@@ -79,7 +79,7 @@ impl Replies {
         if !self.woken.since.swap(false, Ordering::AcqRel) {
             return;
         }
-        let within = self.span.enter();
+        let _within = self.span.enter();
         let mut context = Context::from_waker(&self.waker);
         self.state = match catch_unwind(AssertUnwindSafe(|| exchange.as_mut().poll(&mut context))) {
             Ok(Poll::Pending) => return,
@@ -93,9 +93,6 @@ impl Replies {
                 State::Over(Status::internal("the exchange panicked"))
             }
         };
-        drop(within);
-        // It is not for Envoy's end of the stream that an exchange took longer.
-        self.span = Span::none();
     }
 
     /// Ready when there is something to send. The head of the call's response, which says nothing, then leaves with it,
