@@ -94,7 +94,12 @@ pub enum Part {
     /// Inline audio.
     Audio(InputAudio),
     /// A file with inline data.
-    File(InputFile),
+    File {
+        /// Name and data.
+        file: InputFile,
+        /// How closely it is to be read, verbatim.
+        detail: Option<String>,
+    },
 }
 
 /// Why an item cannot be accepted.
@@ -288,7 +293,8 @@ fn part(object: &Members<'_>, param: &dyn Display) -> Result<Part, ItemError> {
 
 fn file(object: &Members<'_>, param: &dyn Display) -> Result<Part, ItemError> {
     if let Some(file_data) = read(object, "file_data", param)? {
-        return Ok(Part::File(InputFile { filename: read(object, "filename", param)?, file_data }));
+        let file = InputFile { filename: read(object, "filename", param)?, file_data };
+        return Ok(Part::File { file, detail: read(object, "detail", param)? });
     }
     for key in ["file_id", "file_url"] {
         if object.raw(key).is_some() {
@@ -310,7 +316,7 @@ impl Part {
     pub fn into_text(self) -> Option<JsonText> {
         match self {
             Self::Text(text) | Self::Refusal(text) => Some(text),
-            Self::Image { .. } | Self::Audio(_) | Self::File(_) => None,
+            Self::Image { .. } | Self::Audio(_) | Self::File { .. } => None,
         }
     }
 }

@@ -181,9 +181,18 @@ fn text_or_json(object: &Members<'_>, param: &dyn Display) -> Result<Vec<Part>, 
     }
 }
 
+/// Whether it is a list of content parts: what a tool returned may have types that only sound like theirs.
 fn is_list_of_parts(output: &RawValue) -> bool {
-    let is_part =
-        |object: &Members<'_>| object.text("type").is_some_and(|kind| kind.starts_with("input_") || kind == "text");
+    let is_part = |object: &Members<'_>| {
+        let content: &[&str] = match object.text("type").as_deref() {
+            Some("input_text" | "text") => &["text"],
+            Some("input_image") => &["image_url", "file_id"],
+            Some("input_audio") => &["input_audio"],
+            Some("input_file") => &["file_data", "file_id", "file_url"],
+            _ => &[],
+        };
+        content.iter().any(|member| object.raw(member).is_some())
+    };
     Members::list_of_raw(output).is_some_and(|items| !items.is_empty() && items.iter().all(is_part))
 }
 

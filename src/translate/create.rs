@@ -132,12 +132,9 @@ fn classify(key: &str) -> Member {
         | "conversation"
         | "prompt"
         | "n" => Member::Read,
-        "stream_options"
-        | "client_metadata"
-        | "prompt_cache_retention"
-        | "prompt_cache_options"
-        | "background_options"
-        | "stream_id" => Member::Hint,
+        "stream_options" | "client_metadata" | "background_options" | "stream_id" => Member::Hint,
+        // A family that grows: prompt_cache_retention, prompt_cache_options.
+        key if key.starts_with("prompt_cache_") => Member::Hint,
         "context_management" => Member::Lossy("context_management"),
         "moderation" => Member::Lossy("moderation"),
         "access_programs" => Member::Lossy("access_programs"),

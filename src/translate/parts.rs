@@ -106,8 +106,14 @@ fn chat_part(
             Some(ChatPart::ImageUrl { image_url: ImageUrl { url, detail } })
         }
         Part::Audio(input_audio) => Some(ChatPart::InputAudio { input_audio }),
-        Part::File(file) if dialect.files == InputFiles::Send => Some(ChatPart::File { file }),
-        Part::File(_) => {
+        Part::File { file, detail } if dialect.files == InputFiles::Send => {
+            // Chat knows none; auto is no wish.
+            if let Some(detail) = detail.filter(|detail| detail != "auto") {
+                lossy.skip("file_detail", &detail);
+            }
+            Some(ChatPart::File { file })
+        }
+        Part::File { .. } => {
             let reason = "files are not offered for this model; send their text".to_owned();
             return Err(RequestError::Unsupported { param: param.to_string(), reason });
         }
@@ -119,7 +125,7 @@ fn kind(part: &Part) -> &'static str {
         Part::Text(_) | Part::Refusal(_) => "text",
         Part::Image { .. } => "image",
         Part::Audio(_) => "audio",
-        Part::File(_) => "file",
+        Part::File { .. } => "file",
     }
 }
 
@@ -128,6 +134,6 @@ fn plural(part: &Part) -> &'static str {
         Part::Text(_) | Part::Refusal(_) => "text",
         Part::Image { .. } => "images",
         Part::Audio(_) => "audio",
-        Part::File(_) => "files",
+        Part::File { .. } => "files",
     }
 }
