@@ -8,6 +8,7 @@ pub mod event;
 pub mod input_items;
 pub mod item;
 pub mod json_bounds;
+pub mod json_meaning;
 pub mod json_text;
 pub mod normalised_item;
 pub mod output_text;

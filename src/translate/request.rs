@@ -16,7 +16,7 @@ use super::think::ThinkSplitter;
 use super::tool_choice;
 use super::tool_names::ToolNames;
 use super::tools::{self, ToolSet};
-use super::transcript::Transcript;
+use super::transcript::{Origin, Transcript};
 use super::upstream_dialect::UpstreamDialect;
 use super::upstream_forms;
 use crate::id::ResponseId;
@@ -262,7 +262,7 @@ fn add_turn<'a>(
         let mut item = stored.item.clone();
         sealing::open(&mut item, || stored.encrypted_content.as_deref().map(Cow::Borrowed), seal, lossy);
         let id = stored.id.as_deref().map(Cow::Borrowed);
-        transcript.add(id, item, Some(&stored.item), &"history", lossy).map_err(|error| match error {
+        transcript.add(id, item, Origin::Chain(&stored.item), &"history", lossy).map_err(|error| match error {
             // The turn was said to another model, whose backend takes what this one does not.
             RequestError::Unsupported { reason, .. } => {
                 RequestError::Unsupported { param: "previous_response_id".to_owned(), reason }
@@ -286,11 +286,11 @@ fn add_input(
     let mut used = std::collections::HashSet::with_capacity(input.len());
     let mut normalised = Vec::with_capacity(input.len());
     for (index, given) in input.into_iter().enumerate() {
-        let InputItem { object, mut item } = match given.item {
+        let (InputItem { object, mut item }, origin) = match given.item {
             // It stands in this input already, itself or by another reference.
             Item::Reference { id } if used.contains(&id) => continue,
-            Item::Reference { id } => stored.find(&id)?.ok_or(RequestError::ItemNotFound { id })?,
-            item => InputItem { object: given.object, item },
+            Item::Reference { id } => (stored.find(&id)?.ok_or(RequestError::ItemNotFound { id })?, Origin::Reference),
+            item => (InputItem { object: given.object, item }, Origin::Input),
         };
         sealing::open(&mut item, || object.text("encrypted_content").map(Cow::Owned), seal, lossy);
         let own_id = object.text("id");
@@ -302,7 +302,7 @@ fn add_input(
             used.insert(item_id.clone());
         }
         normalised.push(normalise(&object, &item, &item_id).map_err(unserialisable)?);
-        transcript.add(own_id.map(Cow::Owned), item, None, &format_args!("input[{index}]"), lossy)?;
+        transcript.add(own_id.map(Cow::Owned), item, origin, &format_args!("input[{index}]"), lossy)?;
     }
     Ok(normalised)
 }

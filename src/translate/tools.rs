@@ -18,6 +18,7 @@ use super::tool_choice;
 use super::tool_names::{Tool, ToolKey, ToolNames};
 use crate::openai::chat::{ChatTool, ChatToolChoice, FunctionDefinition};
 use crate::openai::item::Item;
+use crate::openai::json_meaning::JsonMeaning;
 use crate::openai::raw::{InvalidMember, RawObject};
 use crate::openai::tool_call::CallKind;
 
@@ -49,10 +50,19 @@ pub(super) struct ToolSet {
 pub(super) struct Offer {
     pub(super) tool: Tool,
     description: Option<String>,
-    parameters: Option<Box<RawValue>>,
+    parameters: Option<JsonMeaning<Schema>>,
     strict: Option<bool>,
     /// A search found it: the client may find it again, in a newer version.
     found: bool,
+}
+
+#[derive(Debug)]
+struct Schema(Box<RawValue>);
+
+impl AsRef<str> for Schema {
+    fn as_ref(&self) -> &str {
+        self.0.get()
+    }
 }
 
 /// Translates `tools`, the tools within `input`, and `tool_choice`.
@@ -185,6 +195,12 @@ impl Offers {
             Some(name) => name.to_owned(),
             None => required(tool, place, "name")?,
         };
+        let parameters = match kind {
+            CallKind::Custom => Some(freeform_schema()?),
+            // A schema is an object; what it says is the backend's to judge.
+            _ => member::<RawObject>(tool, place, "parameters")?
+                .and_then(|_| tool.raw("parameters").map(ToOwned::to_owned)),
+        };
         let offer = Offer {
             tool: Tool { kind, namespace: namespace.map(str::to_owned), name },
             description: if kind == CallKind::Custom {
@@ -192,12 +208,7 @@ impl Offers {
             } else {
                 described(tool, place)?
             },
-            parameters: match kind {
-                CallKind::Custom => Some(freeform_schema()?),
-                // A schema is an object; what it says is the backend's to judge.
-                _ => member::<RawObject>(tool, place, "parameters")?
-                    .and_then(|_| tool.raw("parameters").map(ToOwned::to_owned)),
-            },
+            parameters: parameters.map(|schema| JsonMeaning::of(Schema(schema))),
             strict: if kind == CallKind::Function { member(tool, place, "strict")? } else { None },
             found,
         };
@@ -226,13 +237,14 @@ impl Offers {
 impl Offer {
     /// Whether the model would see no difference.
     fn is_like(&self, other: &Self) -> bool {
-        let schema = |offer: &Self| -> Option<serde_json::Value> {
-            offer.parameters.as_ref().and_then(|schema| serde_json::from_str(schema.get()).ok())
+        let is_same_schema = match (&self.parameters, &other.parameters) {
+            (Some(one), Some(other)) => one.is_same(other),
+            (one, other) => one.is_none() && other.is_none(),
         };
         self.tool == other.tool
             && self.description == other.description
             && self.strict == other.strict
-            && schema(self) == schema(other)
+            && is_same_schema
     }
 }
 
@@ -241,6 +253,7 @@ fn functions(offers: Vec<Offer>, mut namespaces: HashMap<String, String>, names:
     let function = |offer: Offer| {
         let name = names.in_chat(&offer.tool);
         let Offer { tool, description, parameters, strict, .. } = offer;
+        let parameters = parameters.map(|schema| schema.into_text().0);
         let of_namespace = tool.namespace.and_then(|namespace| namespaces.remove(&namespace));
         let description = match (of_namespace, description) {
             (Some(namespace), Some(tool)) => Some(format!("{namespace}\n\n{tool}")),

@@ -9,7 +9,6 @@ use std::collections::hash_map::Entry;
 use std::fmt::Display;
 
 use foldhash::{HashMap, HashMapExt as _};
-use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::error::RequestError;
@@ -24,6 +23,7 @@ use super::tool_names::{Tool, ToolNames};
 use super::upstream_dialect::UpstreamDialect;
 use crate::openai::chat::{CalledFunction, ChatContent, ChatMessage, ChatPart, ChatToolCall};
 use crate::openai::item::{Item, Part, Role};
+use crate::openai::json_meaning::JsonMeaning;
 use crate::openai::json_text::JsonText;
 use crate::openai::tool_call::{CallKind, ToolCall};
 
@@ -43,18 +43,21 @@ pub(super) struct Transcript<'a> {
     round_is_open: bool,
     /// Where each call is, the latest of its id: round and position.
     calls: HashMap<String, (usize, usize)>,
-    /// Items seen, by id: a client may replay what the chain already holds.
-    seen: HashMap<Cow<'a, str>, Seen<'a>>,
+    /// Items of the chain and those that the input refers to, by id: a client may replay them.
+    kept: HashMap<Cow<'a, str>, Cow<'a, Item>>,
     /// How many rounds the chain has, once it is through: what follows is this turn's input, and may replay them.
     rounds_of_history: usize,
 }
 
-/// An item that was seen, should it come again.
-enum Seen<'a> {
-    /// In the chain.
-    Stored(&'a Item),
-    /// In this turn's input.
-    Sent(Item),
+/// Where an item is from.
+#[derive(Clone, Copy)]
+pub(super) enum Origin<'a> {
+    /// The chain, which has it as this.
+    Chain(&'a Item),
+    /// The input, which refers to it.
+    Reference,
+    /// The input itself.
+    Input,
 }
 
 enum Line {
@@ -76,7 +79,7 @@ struct Round {
 struct Call {
     call_id: String,
     name: String,
-    arguments: String,
+    arguments: JsonMeaning<String>,
     output: Option<ToolOutput>,
 }
 
@@ -96,7 +99,7 @@ impl<'a> Transcript<'a> {
             rounds: Vec::new(),
             round_is_open: false,
             calls: HashMap::new(),
-            seen: HashMap::new(),
+            kept: HashMap::new(),
             rounds_of_history: 0,
         }
     }
@@ -108,15 +111,15 @@ impl<'a> Transcript<'a> {
 
     /// Sets room aside for so many items more.
     pub(super) fn expect(&mut self, items: usize) {
-        self.seen.reserve(items);
+        self.kept.reserve(items);
     }
 
-    /// Adds an item; `param` is its path in the request, or a name for stored ones, which are also given as `stored`.
+    /// Adds an item; `param` is its path in the request, or a name for those of the chain.
     pub(super) fn add(
         &mut self,
         id: Option<Cow<'a, str>>,
         item: Item,
-        stored: Option<&'a Item>,
+        origin: Origin<'a>,
         param: &dyn Display,
         lossy: &mut Lossy,
     ) -> Result<(), RequestError> {
@@ -125,7 +128,7 @@ impl<'a> Transcript<'a> {
             Item::Call(call) if call.kind == CallKind::LocalShell => id.as_deref().map(ToOwned::to_owned),
             _ => None,
         };
-        if self.is_replay(id, &item, stored) {
+        if self.is_replay(id, &item, origin) {
             return Ok(());
         }
         match item {
@@ -151,30 +154,35 @@ impl<'a> Transcript<'a> {
         Ok(())
     }
 
-    /// Whether this very item was seen before. The same id on other content is kept: a client's own ids may repeat,
-    /// and losing what it said would be worse than saying it twice.
-    fn is_replay(&mut self, id: Option<Cow<'a, str>>, item: &Item, stored: Option<&'a Item>) -> bool {
+    /// Whether this very item is in the chain, or was referred to. An id on other content is no replay: a client's own
+    /// ids may repeat, even on what it says twice, and losing what it said would be worse than saying it twice.
+    fn is_replay(&mut self, id: Option<Cow<'a, str>>, item: &Item, origin: Origin<'a>) -> bool {
         let Some(id) = id.filter(|_| !matches!(item, Item::Reference { .. })) else { return false };
-        let this = || stored.map_or_else(|| Seen::Sent(item.clone()), Seen::Stored);
-        match self.seen.entry(id) {
+        let keeps = |origin| match origin {
+            Origin::Chain(stored) => Some(Cow::Borrowed(stored)),
+            Origin::Reference => Some(Cow::Owned(item.clone())),
+            Origin::Input => None,
+        };
+        match self.kept.entry(id) {
             Entry::Vacant(place) => {
-                place.insert(this());
+                if let Some(kept) = keeps(origin) {
+                    place.insert(kept);
+                }
                 false
             }
             Entry::Occupied(mut place) => {
-                let seen = match place.get() {
-                    Seen::Stored(item) => item,
-                    Seen::Sent(item) => item,
-                };
-                let replay = match (seen, item) {
+                let is_replay = match (&**place.get(), item) {
                     // Clients replay reasoning stripped of its text.
-                    (Item::Reasoning { .. }, Item::Reasoning { .. }) => true,
-                    (seen, item) => seen == item,
+                    (Item::Reasoning { .. }, Item::Reasoning { text }) if text.is_empty() => true,
+                    (kept, item) => kept == item,
                 };
-                if !replay {
-                    place.insert(this());
+                if !is_replay {
+                    match keeps(origin) {
+                        Some(kept) => drop(place.insert(kept)),
+                        None => drop(place.remove()),
+                    }
                 }
-                replay
+                is_replay
             }
         }
     }
@@ -192,7 +200,7 @@ impl<'a> Transcript<'a> {
     }
 
     fn assistant(&mut self, content: Vec<Part>, param: &dyn Display) -> Result<(), RequestError> {
-        if content.iter().any(|part| matches!(part, Part::Image { .. } | Part::Audio(_) | Part::File(_))) {
+        if content.iter().any(|part| matches!(part, Part::Image { .. } | Part::Audio(_) | Part::File { .. })) {
             let reason = "assistant messages can hold text only".to_owned();
             return Err(RequestError::Unsupported { param: format!("{param}.content"), reason });
         }
@@ -277,10 +285,11 @@ impl<'a> Transcript<'a> {
         // The client replays a call under another item id, or under none. Answered ones too, where it can be nothing
         // else: what a model calls anew is never first seen in the input of a chain that has that call.
         let of_history = self.calls.get(&call_id).is_some_and(|(round, _)| *round < self.rounds_of_history);
+        let arguments = JsonMeaning::of(arguments);
         if let Some(known) = self.call_at(&call_id)
             && known.name == name
-            && is_same_json(&known.arguments, &arguments)
             && (known.output.is_none() || of_history)
+            && known.arguments.is_same(&arguments)
         {
             return;
         }
@@ -317,7 +326,10 @@ impl<'a> Transcript<'a> {
             }
             None => return Err(RequestError::UnknownCall { call_id }),
             Some(call) => match &call.output {
-                None => call.output = Some(output),
+                None => {
+                    call.output = Some(output);
+                    self.round_is_open = false;
+                }
                 Some(known) if *known == output => {}
                 Some(_) => {
                     let reason = "this call already has another output".to_owned();
@@ -325,7 +337,6 @@ impl<'a> Transcript<'a> {
                 }
             },
         }
-        self.round_is_open = false;
         Ok(())
     }
 
@@ -370,12 +381,6 @@ impl<'a> Transcript<'a> {
 /// Whether a text is one JSON object. It is walked once, at any depth, and not kept.
 fn is_object(text: &str) -> bool {
     text.trim_start().starts_with('{') && serde_json::from_str::<&RawValue>(text).is_ok()
-}
-
-/// Whether two texts say the same: a client may have read the arguments and written them again.
-fn is_same_json(one: &str, other: &str) -> bool {
-    let value = |text: &str| serde_json::from_str::<Value>(text).ok();
-    one == other || value(one).is_some_and(|one| value(other) == Some(one))
 }
 
 fn system_message(role: Role, content: ChatContent, dialect: &UpstreamDialect) -> ChatMessage {
@@ -423,6 +428,7 @@ impl Round {
                 media.push(ChatPart::Text { text });
                 media.extend(output.media);
             }
+            let arguments = arguments.into_text();
             let arguments = if arguments.is_empty() { "{}".to_owned() } else { arguments };
             outputs.push(ChatMessage::Tool { tool_call_id: call_id.clone(), content: output.content });
             let function = CalledFunction { name, arguments };
@@ -454,18 +460,17 @@ mod tests {
         let (settings, names, stored) = (Settings::default(), ToolNames::default(), said("hi"));
         let dialect = settings.for_model("m");
         let mut transcript = Transcript::new(dialect, &names, HistoryRepair::Strict, None);
-        let mut add = |item: Item, stored| {
-            transcript.add(Some(Cow::Borrowed("msg_1")), item, stored, &"input[0]", &mut Lossy::default()).unwrap();
+        let mut add = |item: Item, origin| {
+            transcript.add(Some(Cow::Borrowed("msg_1")), item, origin, &"input[0]", &mut Lossy::default()).unwrap();
             transcript.lines.len()
         };
-        assert_eq!(add(stored.clone(), Some(&stored)), 1);
+        assert_eq!(add(stored.clone(), Origin::Chain(&stored)), 1);
         for _ in 0..3 {
-            assert_eq!(add(said("hi"), None), 1);
+            assert_eq!(add(said("hi"), Origin::Input), 1);
         }
-        // Other content under the same id is said, and what comes after it is compared with that.
-        for _ in 0..2 {
-            assert_eq!(add(said("no"), None), 2);
-        }
-        assert_eq!(add(said("hi"), None), 3);
+        // Other content under the same id is said, and shows that the id says nothing.
+        assert_eq!(add(said("no"), Origin::Input), 2);
+        assert_eq!(add(said("no"), Origin::Input), 3);
+        assert_eq!(add(said("hi"), Origin::Input), 4);
     }
 }

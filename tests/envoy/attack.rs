@@ -178,7 +178,16 @@ async fn structures(stack: &Stack) {
     let extras = format!(r#"{{"model":"attack-extras","input":"x"{keys}}}"#);
     let same = r#"{"type":"message","id":"msg_same","role":"user","content":"x"}"#;
     let repeated = format!(r#"{{"model":"attack-extras","input":[{}{same}]}}"#, format!("{same},").repeat(16_000));
-    for (body, status) in [("[".repeat(MAX_REQUEST), 400), (extras, 200), (repeated, 200)] {
+    // Arguments are JSON in a string, which the bounds of JSON do not see, and the same as much shorter ones.
+    let call = |arguments: &str| {
+        let arguments = Value::from(arguments);
+        format!(r#"{{"type":"function_call","call_id":"c","name":"f","arguments":{arguments}}}"#)
+    };
+    let long = call(&format!(r#"{{"a":1{}}}"#, " ".repeat(MAX_REQUEST / 2)));
+    let short = format!(",{}", call(r#"{"a":1}"#)).repeat(4000);
+    let output = r#"{"type":"function_call_output","call_id":"c","output":"x"}"#;
+    let calls = format!(r#"{{"model":"attack-extras","input":[{long}{short},{output}]}}"#);
+    for (body, status) in [("[".repeat(MAX_REQUEST), 400), (extras, 200), (repeated, 200), (calls, 200)] {
         let body = Bytes::from(body);
         for reply in join_all((0..2).map(|_| stack.send(post_bytes("/v1/responses", body.clone())))).await {
             let (answered, answer) = (reply.status, reply.bytes().await);
