@@ -52,9 +52,12 @@ pub(super) async fn upstream_error(
         }
         (_, Some(ended_by)) => {
             let body = Bytes::from(error.body(router.settings.api));
-            let mutation = error_headers(HeaderMutation::new().remove_body_description(&head.headers), &error)
-                .status(error.status)
-                .set("content-length", body.len().to_string());
+            // Where a redirect would lead is the upstream's affair.
+            let mutation = HeaderMutation::new()
+                .remove_body_description(&head.headers)
+                .remove_where_present(&head.headers, &["location", "refresh"]);
+            let mutation =
+                error_headers(mutation, &error).status(error.status).set("content-length", body.len().to_string());
             envoy.send(Reply::response_headers(mutation)).await;
             Ok(end_with(envoy, body, ended_by).await)
         }

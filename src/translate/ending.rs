@@ -173,8 +173,12 @@ impl Finished {
         Ok((response, std::mem::take(&mut self.plan.input)))
     }
 
-    /// Turns the answer into a failed one, because the store refused it.
+    /// Turns the answer into a failed one, because the store refused it. One that has failed keeps its own reason, which
+    /// tells the client more.
     pub fn fail(&mut self, error: ResponseError) {
+        if matches!(self.outcome, Outcome::Failed(_)) {
+            return;
+        }
         self.outcome = Outcome::Failed(error);
         self.completed_at = None;
         self.response.take();

@@ -99,6 +99,23 @@ async fn a_rate_limit_keeps_its_status_and_headers() {
 }
 
 #[tokio::test]
+async fn a_redirect_is_a_bad_answer_and_does_not_say_where_to() {
+    let stack = Stack::shared().await;
+    stack.upstream.answer("errors-redirect", |_| {
+        Answer::text(302, "text/html", "moved").header("location", "http://10.1.2.3/x").header("refresh", "0; url=/x")
+    });
+    for stream in [false, true] {
+        let reply = stack.create(&create("errors-redirect", stream)).await;
+        assert!(
+            reply.headers.get("location").is_none() && reply.headers.get("refresh").is_none(),
+            "{:?}",
+            reply.headers
+        );
+        assert_eq!(error_of(reply, 502).await["code"], "bad_upstream_response");
+    }
+}
+
+#[tokio::test]
 async fn upstream_errors_of_every_form_become_ours() {
     let stack = Stack::shared().await;
     let html = "<html><body>nginx at 10.1.2.3</body></html>";

@@ -79,6 +79,16 @@ async fn a_full_redis_refuses_writes_and_goes_on_being_read() {
         (&*last.kind, &last.data["response"]["error"]["code"]),
         ("response.failed", &json!("store_unavailable"))
     );
+    // What failed before it could be stored failed for its own reason: trying again would be no use.
+    stack.upstream.answer("failures-overflow", |_| {
+        Answer::json(400, &json!({"error": {"message": "This model's maximum context length is 10 tokens."}}))
+    });
+    let failed = stack.create(&json!({"model": "failures-overflow", "input": "Hi", "stream": true})).await;
+    let (last, _) = finish_stream(failed.events()).await;
+    assert_eq!(
+        (&*last.kind, &last.data["response"]["error"]["code"]),
+        ("response.failed", &json!("context_length_exceeded"))
+    );
     server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     stack.created(&body(Some(id(&first)), true)).await;
 }
