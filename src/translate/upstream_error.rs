@@ -20,7 +20,7 @@ pub struct UpstreamError {
     message: Option<String>,
     code: Option<String>,
     param: Option<String>,
-    /// A status inside the body: vLLM and llama.cpp put it into `code`.
+    /// A status inside the body: vLLM and llama.cpp put it into `code`, and some proxies as text.
     status: Option<u16>,
 }
 
@@ -49,11 +49,16 @@ impl UpstreamError {
 
     fn from_members(members: &serde_json::Map<String, Value>) -> Self {
         let text = |key: &str| members.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-        let number = |key: &str| members.get(key).and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
+        let number = |key: &str| {
+            let value = members.get(key)?;
+            let number = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
+            u16::try_from(number).ok()
+        };
+        // A code is a word or nothing: a number makes Codex retry for ever.
+        let is_word = |code: &&str| code.parse::<u64>().is_err();
         Self {
             message: text("message").map(str::to_owned),
-            // A code is a string or nothing: a number makes Codex retry for ever.
-            code: text("code").or_else(|| text("type").filter(|kind| kind.contains("exceed"))).map(str::to_owned),
+            code: text("code").filter(is_word).or_else(|| text("type").and_then(code_of_type)).map(str::to_owned),
             param: text("param").map(str::to_owned),
             status: number("code").or_else(|| number("status")),
         }
@@ -69,6 +74,8 @@ impl UpstreamError {
         // vLLM; llama.cpp; SGLang; TGI; Ollama. One phrase each, as their sources print it.
         [
             "maximum context length",
+            "model's context length is only",
+            "longer than the maximum model length",
             "exceeds the available context size",
             "longer than the model's context length",
             "exceed_context_size",
@@ -78,6 +85,7 @@ impl UpstreamError {
             "exceeds model's maximum context",
             "must be <= max_total_tokens",
             "inputs` tokens + `max_new_tokens` must be",
+            "inputs` must have less than",
         ]
         .iter()
         .any(|phrase| message.contains(phrase))
@@ -116,6 +124,15 @@ impl UpstreamError {
         let message = self.message().unwrap_or_else(|| "The upstream reported an error.".to_owned());
         ResponseError { code: code.to_owned(), message }
     }
+}
+
+/// The code for which a type stands where there is none.
+fn code_of_type(kind: &str) -> Option<&str> {
+    // rate_limit_error, RateLimitError.
+    if kind.to_ascii_lowercase().replace('_', "").contains("ratelimit") {
+        return Some("rate_limit_exceeded");
+    }
+    (kind.contains("exceed") || kind == "insufficient_quota").then_some(kind)
 }
 
 /// FastAPI's `{"detail":[{"loc":["body","messages"],"msg":"field required"}]}` in one sentence.
@@ -157,7 +174,9 @@ mod tests {
     fn every_error_form_becomes_one_with_a_string_code_or_none() {
         for (status, body, message, code) in [
             (400, r#"{"error":{"message":"bad","type":"BadRequestError","param":null,"code":400}}"#, "bad", None),
-            (429, r#"{"error":{"message":"slow down","code":"429"}}"#, "slow down", Some("429")),
+            (429, r#"{"error":{"message":"slow down","code":"429"}}"#, "slow down", Some("rate_limit_exceeded")),
+            (503, r#"{"error":{"message":"busy","code":"503"}}"#, "busy", None),
+            (429, r#"{"error":{"message":"slow","type":"RateLimitError"}}"#, "slow", Some("rate_limit_exceeded")),
             (429, r#"{"error":"slow down"}"#, "slow down", Some("rate_limit_exceeded")),
             (422, r#"{"detail":[{"loc":["body","messages",0],"msg":"required"}]}"#, "body.messages.0: required", None),
             (404, r#"{"detail":"Not Found"}"#, "Not Found", None),
@@ -177,6 +196,9 @@ mod tests {
             r#"{"error":{"message":"This model's maximum context length is 4096 tokens. However, you requested 5000","code":400}}"#,
             r#"{"error":{"code":400,"message":"the request exceeds the available context size, try increasing it","type":"exceed_context_size_error"}}"#,
             r#"{"error":{"message":"The input (9000 tokens) is longer than the model's context length (8192 tokens)."}}"#,
+            r#"{"error":{"message":"You passed 30721 input tokens and requested 2048 output tokens. However, the model's context length is only 32768 tokens, resulting in a maximum input length of 30720 tokens.","code":400}}"#,
+            r#"{"error":{"message":"The decoder prompt (length 32838) is longer than the maximum model length of 32768."}}"#,
+            r#"{"error":"`inputs` must have less than 4095 tokens. Given: 5000","error_type":"validation"}"#,
             r#"{"error":{"message":"x","code":"context_length_exceeded"}}"#,
         ] {
             let error = UpstreamError::parse(body.as_bytes());
@@ -184,5 +206,19 @@ mod tests {
             assert_eq!((wire.status, wire.code.as_deref()), (400, Some("context_length_exceeded")), "{body}");
             assert_eq!(error.response_error().code, "context_length_exceeded");
         }
+    }
+    #[test]
+    fn a_rate_limit_in_a_stream_is_known_in_every_spelling() {
+        for body in [
+            r#"{"error":{"message":"slow","code":429}}"#,
+            r#"{"error":{"message":"slow","code":"429"}}"#,
+            r#"{"error":{"message":"slow","type":"rate_limit_error","code":null}}"#,
+            r#"{"error":{"message":"slow","type":"RateLimitError"}}"#,
+            r#"{"error":{"message":"slow","type":"requests","code":"rate_limit_exceeded"}}"#,
+        ] {
+            assert_eq!(UpstreamError::parse(body.as_bytes()).response_error().code, "rate_limit_exceeded", "{body}");
+        }
+        let quota = UpstreamError::parse(br#"{"error":{"message":"no money","type":"insufficient_quota"}}"#);
+        assert_eq!(quota.response_error().code, "insufficient_quota");
     }
 }
