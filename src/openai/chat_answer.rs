@@ -17,7 +17,9 @@ pub struct ChatAnswer<'a> {
     /// The candidates; only the one with index 0 is ours.
     #[serde(borrow, deserialize_with = "null_as_default")]
     pub choices: Vec<Choice<'a>>,
-    /// Token counts, wherever in the stream they come.
+    /// Token counts, wherever in the stream they come; `None` also if they are of a form that cannot be read, which is no
+    /// reason to lose the answer.
+    #[serde(deserialize_with = "readable_usage")]
     pub usage: Option<ChatUsage>,
     /// An error in place of an answer, whatever its form.
     #[serde(borrow)]
@@ -113,6 +115,7 @@ pub struct ReasoningDetail<'a> {
 #[serde(default)]
 pub struct ToolCallDelta<'a> {
     /// Which call this belongs to; some backends never say.
+    #[serde(deserialize_with = "count")]
     pub index: Option<u64>,
     /// The call's id.
     #[serde(borrow, deserialize_with = "text")]
@@ -184,23 +187,25 @@ pub struct TopLogprob {
     pub bytes: Vec<u8>,
 }
 
-/// Token counts as chat backends report them.
+/// Token counts as chat backends report them. One that is no number, or below zero, was not reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
 pub struct ChatUsage {
     /// Tokens of the prompt.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "count_or_zero")]
     pub prompt_tokens: u64,
     /// Tokens of the answer.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "count_or_zero")]
     pub completion_tokens: u64,
     /// Their sum, if the backend says.
+    #[serde(deserialize_with = "count")]
     pub total_tokens: Option<u64>,
     /// Detail of the prompt.
     pub prompt_tokens_details: Option<PromptTokensDetails>,
     /// Detail of the answer.
     pub completion_tokens_details: Option<CompletionTokensDetails>,
     /// Where SGLang puts that detail.
+    #[serde(deserialize_with = "count")]
     pub reasoning_tokens: Option<u64>,
 }
 
@@ -209,8 +214,10 @@ pub struct ChatUsage {
 #[serde(default)]
 pub struct PromptTokensDetails {
     /// Read from a prefix cache.
+    #[serde(deserialize_with = "count")]
     pub cached_tokens: Option<u64>,
     /// Written to a prefix cache.
+    #[serde(deserialize_with = "count")]
     pub cache_write_tokens: Option<u64>,
 }
 
@@ -219,7 +226,59 @@ pub struct PromptTokensDetails {
 #[serde(default)]
 pub struct CompletionTokensDetails {
     /// Spent on reasoning.
+    #[serde(deserialize_with = "count")]
     pub reasoning_tokens: Option<u64>,
+}
+
+fn readable_usage<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ChatUsage>, D::Error> {
+    let raw = Option::<&RawValue>::deserialize(deserializer)?;
+    Ok(raw.and_then(|raw| serde_json::from_str(raw.get()).ok()))
+}
+
+fn count_or_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    count(deserializer).map(Option::unwrap_or_default)
+}
+
+/// A count as proxies send it: as an integer, with a fraction of zero, or as -1 for none.
+fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    struct Count;
+    impl Visitor<'_> for Count {
+        type Value = Option<u64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a count")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_u64<E>(self, count: u64) -> Result<Self::Value, E> {
+            Ok(Some(count))
+        }
+
+        fn visit_i64<E>(self, count: i64) -> Result<Self::Value, E> {
+            Ok(u64::try_from(count).ok())
+        }
+
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a fraction says nothing, and the sign is looked at"
+        )]
+        fn visit_f64<E>(self, count: f64) -> Result<Self::Value, E> {
+            Ok((count >= 0.0).then_some(count as u64))
+        }
+
+        fn visit_str<E>(self, count: &str) -> Result<Self::Value, E> {
+            Ok(count.parse().ok())
+        }
+
+        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+    }
+    deserializer.deserialize_any(Count)
 }
 
 fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {

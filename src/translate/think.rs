@@ -86,6 +86,11 @@ impl ThinkSplitter {
         logprobs.into_iter().skip_while(is_before).collect()
     }
 
+    /// Whether any text has come in.
+    pub(super) fn has_begun(&self) -> bool {
+        self.bytes > 0
+    }
+
     /// Whether all that follows is text.
     pub(super) fn is_past(&self) -> bool {
         self.state == State::Text

@@ -13,11 +13,12 @@
 //! The unstreamed answer goes through the same machine with a silent emitter, so both are the same response.
 //!
 //! Here is the order: what may enter, what waits, how it all ends. `reading` takes the upstream's words apart
-//! (`chunk_template` those that repeat), `items` knows the items and their events.
+//! (`chunk_template` those that repeat, `whole_message` those that say all at once), `items` knows the items and their events.
 
 mod chunk_template;
 mod items;
 mod reading;
+mod whole_message;
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
@@ -206,16 +207,13 @@ impl ResponseStream {
         self.usage = answer.usage.map(Usage::from);
         let choice = answer.choices.into_iter().find(|choice| choice.index.unwrap_or(0) == 0);
         let choice = choice.ok_or_else(|| BadAnswer("no choices".to_owned()))?;
-        let mut message = choice.message.ok_or_else(|| BadAnswer("no message".to_owned()))?;
+        let message = choice.message.ok_or_else(|| BadAnswer("no message".to_owned()))?;
         if choice.finish_reason.is_none() && message.is_empty() {
             // How Ollama ends an answer that its runner failed to give.
             return Err(BadAnswer("neither content nor a finish reason".to_owned()));
         }
-        for (index, call) in message.tool_calls.iter_mut().enumerate() {
-            // Each entry of a whole message is a call of its own, whatever index it carries.
-            call.index = u64::try_from(index).ok();
-        }
-        self.message(&message, choice.logprobs.map(|logprobs| logprobs.content).unwrap_or_default());
+        let logprobs = choice.logprobs.map(|logprobs| logprobs.content).unwrap_or_default();
+        self.whole_message(message, logprobs);
         // A whole answer without a reason is whole all the same.
         let reason = choice.finish_reason.as_deref().map_or(FinishReason::Natural, FinishReason::read);
         self.finish_reason = Some(reason);

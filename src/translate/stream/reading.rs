@@ -53,10 +53,13 @@ impl ResponseStream {
         // Some backends count as they go: the last count is the whole.
         self.usage = answer.usage.map(Usage::from).or(self.usage);
         for choice in answer.choices.into_iter().filter(|choice| choice.index.unwrap_or(0) == 0) {
-            let logprobs = choice.logprobs.map(|logprobs| logprobs.content).unwrap_or_default();
-            // A chunk that carries a whole `message` is how some proxies end a stream that they did not stream.
-            if let Some(delta) = choice.delta.or(choice.message) {
-                self.message(&delta, logprobs);
+            let mut logprobs = choice.logprobs.map(|logprobs| logprobs.content).unwrap_or_default();
+            let says_something = |delta: &Message<'_>| choice.message.is_none() || !delta.is_empty();
+            if let Some(delta) = choice.delta.filter(says_something) {
+                self.message(&delta, std::mem::take(&mut logprobs));
+            }
+            if let Some(message) = choice.message {
+                self.closing_message(message, logprobs);
             }
             if let Some(reason) = choice.finish_reason.as_deref().filter(|reason| !reason.is_empty()) {
                 self.finish_reason = Some(FinishReason::read(reason));
