@@ -1,14 +1,14 @@
 //! Keys of a cluster are found wherever they are: on their way to another master, and on nodes that are new.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use responses_router::config::Redis;
 use responses_router::store::history;
 
 use super::{LIMITS, chain, figure, open, read, turn};
-use crate::support::redis::{Cluster, cli, try_until};
+use crate::support::redis::{Cluster, Server, cli, try_until};
 
 /// Half of the keys of a slot have gone to another master, the slot has not.
 #[tokio::test(flavor = "multi_thread")]
@@ -69,6 +69,53 @@ async fn records_of_a_slot_on_its_way_to_another_master_are_found_and_written() 
     assert_eq!(history(&*store, parent, LIMITS).await.unwrap().records, records);
     assert!(figure(&store, "redis_topology_changes", "") > changes);
     assert!(figure(&store, "redis_slot_map_refreshes", "learnt") > 0);
+}
+
+/// Well below the time after which the slots are learnt again without cause.
+const SOON: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_is_made_while_the_router_runs_is_used_as_soon_as_it_is_there() {
+    let node = Cluster::start_node();
+    node.wait_until_it_answers();
+    node.cli(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+    let cluster_addresses = vec![format!("127.0.0.1:{}", node.port).parse().unwrap()];
+    let store = open(&Redis { cluster_mode: true, cluster_addresses, ..node.config() }).await;
+    let not_ready = store.ready().await.unwrap_err();
+    assert!(not_ready.to_string().contains("no node tells who owns the slots"), "{not_ready}");
+
+    // Half of the slots have an owner while those who make a cluster still talk of it.
+    assert_eq!(node.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "8191"]).trim(), "OK");
+    within(SOON, "ready", async || store.ready().await.is_ok()).await;
+    assert_eq!(node.cli(&["CLUSTER", "ADDSLOTSRANGE", "8192", "16383"]).trim(), "OK");
+    let records: Vec<_> = (0..20).map(|_| turn(&[], 500)).collect();
+    within(SOON, "written", async || {
+        join_all(records.iter().map(|record| store.put(Arc::clone(record)))).await.into_iter().all(|put| put.is_ok())
+    })
+    .await;
+    for record in &records {
+        assert_eq!(read(&store, &record.id).await.unwrap().as_ref(), Some(record));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_no_cluster_is_never_a_ready_one() {
+    let server = Server::start(&[]);
+    let cluster_addresses = vec![format!("127.0.0.1:{}", server.port).parse().unwrap()];
+    let store = open(&Redis { cluster_mode: true, cluster_addresses, ..server.config() }).await;
+    for _ in 0..2 {
+        let not_ready = store.ready().await.unwrap_err();
+        assert!(not_ready.to_string().contains("no node tells who owns the slots"), "{not_ready}");
+        assert!(store.put(turn(&[], 500)).await.is_err());
+    }
+}
+
+async fn within(longest: Duration, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so().await {
+        assert!(started.elapsed() < longest, "not {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// All nodes that the config names are gone, one after the other; the cluster goes on with others.

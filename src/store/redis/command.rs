@@ -79,6 +79,7 @@ pub(super) trait Attempt: Sync {
     /// answers only who says ASKING before.
     fn send(
         &self,
+        node: &Node,
         link: &Link,
         asking: bool,
         left: Duration,
@@ -97,6 +98,18 @@ struct Once<'a> {
 }
 
 impl Once<'_> {
+    /// For one attempt of at most `left`.
+    fn options(&self, left: Duration) -> Options {
+        let max_attempts = if self.is_repeatable() { None } else { Some(1) };
+        Options { timeout: Some(left.min(self.longest)), max_attempts, ..Options::default() }
+    }
+
+    async fn send_alone(&self, link: &Link, options: &Options) -> Result<Value, Error> {
+        let client = link.with(options);
+        // fred's futures have room for whatever a client may do, and what holds them is moved about.
+        pinned(|| self.send_by(&client)).await
+    }
+
     async fn send_by<C: KeysInterface>(&self, client: &C) -> Result<Value, Error> {
         match self.command {
             Command::Read { key } => client.get(key).await,
@@ -136,14 +149,10 @@ impl Attempt for Once<'_> {
         !matches!(self.command, Command::Remove { .. })
     }
 
-    async fn send(&self, link: &Link, asking: bool, left: Duration) -> Result<Value, Error> {
-        let timeout = left.min(self.longest);
-        let max_attempts = if self.is_repeatable() { None } else { Some(1) };
-        let options = Options { timeout: Some(timeout), max_attempts, ..Options::default() };
-        // fred's futures have room for whatever a client may do, and what holds them is moved about.
+    async fn send(&self, _: &Node, link: &Link, asking: bool, left: Duration) -> Result<Value, Error> {
+        let options = self.options(left);
         if !asking {
-            let client = link.with(&options);
-            return pinned(|| self.send_by(&client)).await;
+            return self.send_alone(link, &options).await;
         }
         let pipeline = link.client().pipeline().with_options(&options);
         let both = async {
@@ -153,14 +162,15 @@ impl Attempt for Once<'_> {
             Ok(reply)
         };
         // Copied there: a slot is seldom on its way.
-        within(timeout, Box::pin(both)).await
+        within(left.min(self.longest), Box::pin(both)).await
     }
 }
 
 impl Command {
     /// Sends it by this link, without a second attempt of ours.
     pub(super) async fn send_once(&self, link: &Link, longest: Duration) -> Result<Value, Error> {
-        Once { command: self, longest }.send(link, false, longest).await
+        let once = Once { command: self, longest };
+        once.send_alone(link, &once.options(longest)).await
     }
 }
 
@@ -388,7 +398,7 @@ pub(super) async fn retrying<A: Attempt>(
                     Some((node, link)) => {
                         let _room = node.room(1, deadline).await.inspect_err(|_| counters.refused_busy.one())?;
                         let result = tokio::select! {
-                            result = attempt.send(&link, asking, left(deadline)) => result,
+                            result = attempt.send(node, &link, asking, left(deadline)) => result,
                             () = link.ended() => Err(Error::new(ErrorKind::Canceled, "the connection ended")),
                         };
                         link.note(&result);

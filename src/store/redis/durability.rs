@@ -5,8 +5,7 @@
 //! with its WAIT in one pipeline. On any error both are sent again: a WAIT on a new connection, without a write before it,
 //! would say yes to anything.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,7 +16,7 @@ use fred::types::{ClusterHash, CustomCommand, Expiration, SetOptions, Value};
 
 use super::command::{self, Attempt, retrying, within};
 use super::link::Link;
-use super::node::Lane;
+use super::node::{Lane, Node};
 use super::pool::Pool;
 use crate::config::OnMissingAcks;
 use crate::in_place::pinned;
@@ -29,15 +28,6 @@ pub(super) const CONNECTIONS: usize = 4;
 /// How long replicas may take, where a write without them fails.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How long where it counts anyway. Writes to a shard whose master just died come all at once, to a new one that has no
-/// replica, and each WAIT holds up the next: with more patience a failover takes seconds longer. Replicas in step need
-/// a few milliseconds.
-const LENIENT_PATIENCE: Duration = Duration::from_millis(100);
-
-/// The same if they were missed within the last [`MISSED_LATELY`]: there may be none for long.
-const IMPATIENCE: Duration = Duration::from_millis(10);
-const MISSED_LATELY: Duration = Duration::from_secs(2);
-
 /// How often the log says that writes count without their replicas.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -46,17 +36,15 @@ pub(super) struct Durability {
     acks: u8,
     on_missing: OnMissingAcks,
     write_timeout: Duration,
-    born: Instant,
-    /// Milliseconds since `born`, 0 for never.
-    missed: AtomicU64,
-    warned: AtomicU64,
+    /// When the log said last that records count without their replicas.
+    warned: Mutex<Option<Instant>>,
 }
 
 /// A write and the WAIT that follows it.
 struct Confirmed<'a> {
     write: Write<'a>,
     acks: u8,
-    patience: Duration,
+    on_missing: OnMissingAcks,
     longest: Duration,
 }
 
@@ -74,7 +62,13 @@ enum Write<'a> {
 }
 
 impl Confirmed<'_> {
-    async fn pipeline(&self, link: &Link, asking: bool, timeout: Duration) -> Result<(Value, i64), Error> {
+    async fn pipeline(
+        &self,
+        link: &Link,
+        asking: bool,
+        patience: Duration,
+        timeout: Duration,
+    ) -> Result<(Value, i64), Error> {
         let options = Options { timeout: Some(timeout), max_attempts: Some(1), ..Options::default() };
         let pipeline = link.client().pipeline().with_options(&options);
         if asking {
@@ -91,7 +85,7 @@ impl Confirmed<'_> {
             }
         }
         let wait = CustomCommand::new_static("WAIT", ClusterHash::FirstKey, false);
-        let patience = i64::try_from(self.patience.min(timeout).as_millis()).unwrap_or(i64::MAX).max(1);
+        let patience = i64::try_from(patience.min(timeout).as_millis()).unwrap_or(i64::MAX).max(1);
         let _: Value = pipeline.custom(wait, vec![i64::from(self.acks), patience]).await?;
         if asking {
             let (_, written, acks): (Value, Value, i64) = pipeline.all().await?;
@@ -116,16 +110,23 @@ impl Attempt for Confirmed<'_> {
         true
     }
 
-    async fn send(&self, link: &Link, asking: bool, left: Duration) -> Result<(Value, i64), Error> {
+    async fn send(&self, node: &Node, link: &Link, asking: bool, left: Duration) -> Result<(Value, i64), Error> {
         let timeout = left.min(self.longest);
-        within(timeout, pinned(|| self.pipeline(link, asking, timeout))).await
+        let patience = match self.on_missing {
+            OnMissingAcks::Degrade => node.patience().now(),
+            OnMissingAcks::Fail => PATIENCE,
+        };
+        let reply = within(timeout, pinned(|| self.pipeline(link, asking, patience, timeout))).await;
+        if let Ok((_, acks)) = &reply {
+            node.patience().note(patience, *acks >= i64::from(self.acks));
+        }
+        reply
     }
 }
 
 impl Durability {
     pub(super) fn new(pool: Arc<Pool>, acks: u8, on_missing: OnMissingAcks, write_timeout: Duration) -> Self {
-        let never = || AtomicU64::new(0);
-        Self { pool, acks, on_missing, write_timeout, born: Instant::now(), missed: never(), warned: never() }
+        Self { pool, acks, on_missing, write_timeout, warned: Mutex::new(None) }
     }
 
     /// Writes unless there is something already; says whether it wrote.
@@ -151,12 +152,7 @@ impl Durability {
     }
 
     async fn write(&self, write: Write<'_>, deadline: Instant) -> Result<(Value, i64), StoreError> {
-        let patience = match self.on_missing {
-            OnMissingAcks::Degrade if self.was_lately(&self.missed, MISSED_LATELY) => IMPATIENCE,
-            OnMissingAcks::Degrade => LENIENT_PATIENCE,
-            OnMissingAcks::Fail => PATIENCE,
-        };
-        let attempt = Confirmed { write, acks: self.acks, patience, longest: self.write_timeout };
+        let attempt = Confirmed { write, acks: self.acks, on_missing: self.on_missing, longest: self.write_timeout };
         retrying(&self.pool, self.pool.turn(Confirmed::LANE), &attempt, deadline, None).await
     }
 
@@ -164,27 +160,17 @@ impl Durability {
         if acks >= i64::from(self.acks) {
             return Ok(());
         }
-        self.note(&self.missed);
         let counters = self.pool.counters();
         if self.on_missing == OnMissingAcks::Fail {
             counters.acks_missed_failed.one();
             return Err(StoreError::Unavailable(format!("{acks} of {} replicas have the record", self.acks)));
         }
         counters.acks_missed_degraded.one();
-        if !self.was_lately(&self.warned, WARN_EVERY) {
-            self.note(&self.warned);
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            *warned = Some(Instant::now());
             tracing::warn!(acks, wanted = self.acks, "RedisStore: records count as written without their replicas");
         }
         Ok(())
-    }
-
-    fn note(&self, moment: &AtomicU64) {
-        let now = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-        moment.store(now, Ordering::Relaxed);
-    }
-
-    fn was_lately(&self, moment: &AtomicU64, within: Duration) -> bool {
-        let at = moment.load(Ordering::Relaxed);
-        at > 0 && self.born.elapsed().saturating_sub(Duration::from_millis(at)) < within
     }
 }

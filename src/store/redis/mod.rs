@@ -34,6 +34,7 @@ mod lasting;
 mod link;
 mod node;
 mod operations;
+mod patience;
 mod placing;
 mod pool;
 mod recent;
@@ -244,6 +245,9 @@ impl RedisStore {
 /// Tells when Redis is there, and what to know of it.
 async fn welcome_redis(pool: Arc<Pool>, key_prefix: String, welcome: String) {
     if pool.presence().wait_for(|presence| *presence == Presence::Here).await.is_ok() {
+        while !pool.knows_owners() {
+            tokio::time::sleep(WHOLE_TICK).await;
+        }
         let connected = async {
             while pool.links().is_empty() {
                 tokio::time::sleep(WHOLE_TICK).await;
@@ -335,8 +339,11 @@ impl ResponseStore for RedisStore {
                 return Err(StoreError::Unavailable("Redis does not answer".to_owned()));
             }
         }
-        // Any server's answer will do: one shard that fails over must not take every router out of service.
         let pool = &self.shared.pool;
+        if !pool.knows_owners() {
+            return Err(StoreError::Unavailable("no node tells who owns the slots".to_owned()));
+        }
+        // Any server's answer will do: one shard that fails over must not take every router out of service.
         match tokio::time::timeout(READY_PATIENCE, try_out(pool, &self.keys.prefix)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) if failure::failure(&error, pool.is_clustered()) == Failure::Final => {

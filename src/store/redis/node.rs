@@ -14,6 +14,7 @@ use super::client::Clients;
 use super::counters::Counters;
 use super::failure::{self, Failure};
 use super::link::{Link, Pulse};
+use super::patience::Patience;
 use super::recent::Recent;
 use crate::store::StoreError;
 
@@ -97,6 +98,7 @@ pub(super) struct Node {
     born: Instant,
     /// When it last refused a command: milliseconds since `born`, 0 for never.
     refused: AtomicU64,
+    patience: Patience,
     stop: CancellationToken,
 }
 
@@ -113,6 +115,7 @@ impl Node {
             in_flight: Semaphore::new(making.most_in_flight.clamp(1, Semaphore::MAX_PERMITS)),
             born: Instant::now(),
             refused: AtomicU64::new(0),
+            patience: Patience::default(),
             stop: making.stop.child_token(),
         });
         let lanes = [(Lane::Common, making.common), (Lane::Confirmed, making.confirmed), (Lane::Tracked, tracked)];
@@ -131,6 +134,11 @@ impl Node {
 
     pub(super) fn server(&self) -> Option<&Server> {
         self.server.as_ref()
+    }
+
+    /// How long writes wait for its replicas.
+    pub(super) fn patience(&self) -> &Patience {
+        &self.patience
     }
 
     pub(super) fn age(&self) -> Duration {

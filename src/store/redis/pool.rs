@@ -6,6 +6,7 @@
 //! for it is told at once, and asks the other one.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -30,6 +31,10 @@ const TICK: Duration = Duration::from_millis(50);
 const LEARN_EVERY: Duration = Duration::from_secs(30);
 const LEARN_APART: Duration = Duration::from_millis(200);
 
+/// As long as a slot has no owner, as in a cluster that is not there yet or is being made, they are learnt again after a
+/// pause that grows to this.
+const LEARN_AGAIN: Duration = Duration::from_secs(1);
+
 /// So many commands, one after the other, go by the same connection of a node, so that those of the same moment leave in
 /// one system call.
 const TOGETHER: usize = 16;
@@ -37,7 +42,7 @@ const TOGETHER: usize = 16;
 /// So many nodes are asked at once who owns the slots; the first answer counts.
 const ASKED_AT_ONCE: usize = 3;
 
-/// The log is not told more often than that why there is no connection.
+/// The log is not told more often than that why a node is of no use.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// How long a node that is not connected has to be so and to tell.
@@ -60,7 +65,7 @@ pub(super) struct Pool {
     topology: ArcSwap<Topology>,
     /// Held while the topology changes.
     changing: Mutex<()>,
-    /// When the log was told last of a node that there is no connection to.
+    /// When the log was told last of a node that is of no use.
     complained: Mutex<Option<Instant>>,
     turn: AtomicUsize,
     presence: watch::Sender<Presence>,
@@ -142,6 +147,11 @@ impl Pool {
         self.told_by().into_iter().map(|(link, _)| link).collect()
     }
 
+    /// Whether there is a node that owns slots, as far as is known.
+    pub(super) fn knows_owners(&self) -> bool {
+        !self.topology.load().masters().is_empty()
+    }
+
     /// Whether there is a connection to each master.
     pub(super) fn is_whole(&self) -> bool {
         let masters = self.topology.load().masters().len();
@@ -184,14 +194,14 @@ impl Pool {
         }
     }
 
-    /// Says why there is no connection to a node, but not again and again.
-    fn complain(&self, error: &fred::error::Error, server: &Server) {
+    /// Says why a node is of no use, but not again and again.
+    fn complain(&self, error: &dyn Display, complaint: &str) {
         let mut last = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_some_and(|last| last.elapsed() < COMPLAIN_EVERY) {
-            return tracing::debug!(%error, %server, "RedisStore: no connection");
+            return tracing::debug!(%error, "RedisStore: {complaint}");
         }
         *last = Some(Instant::now());
-        tracing::warn!(%error, "RedisStore: no connection to {server}, trying on");
+        tracing::warn!(%error, "RedisStore: {complaint}, trying on");
     }
 
     fn begin(&self, server: Server) -> Arc<Node> {
@@ -214,10 +224,18 @@ impl Pool {
 
     async fn keep_learning(self: Arc<Self>) {
         let learning = async {
+            let mut again = LEARN_APART;
             loop {
                 self.learn().await;
                 tokio::time::sleep(LEARN_APART).await;
-                let _ = tokio::time::timeout(LEARN_EVERY, self.making.trouble.notified()).await;
+                let pause = if self.topology.load().is_covered() {
+                    again = LEARN_APART;
+                    LEARN_EVERY
+                } else {
+                    again = (again * 2).min(LEARN_AGAIN);
+                    again
+                };
+                let _ = tokio::time::timeout(pause, self.making.trouble.notified()).await;
             }
         };
         tokio::select! {
@@ -262,7 +280,7 @@ impl Pool {
                     Ok(link) => self.ask(&link, &server).await,
                     Err(error) => {
                         making.counters.dial_failures.one();
-                        self.complain(&error, &server);
+                        self.complain(&error, &format!("no connection to {server}"));
                         None
                     }
                 }
@@ -281,13 +299,18 @@ impl Pool {
     }
 
     async fn ask(&self, link: &Link, teller: &Server) -> Option<Shards> {
-        match link.cluster_slots().await {
-            Ok(reply) => Shards::read(&reply, teller, self.making.clients.naming()),
-            Err(error) => {
-                tracing::debug!(%error, %teller, "RedisStore: a node does not tell who owns the slots");
-                None
+        let told = link.cluster_slots().await;
+        let shards = told.as_ref().ok().and_then(|told| Shards::read(told, teller, self.making.clients.naming()));
+        if shards.is_none() {
+            let error: &dyn Display = told.as_ref().err().map_or(&"it knows no node that owns any", |error| error);
+            let complaint = format!("{teller} does not tell who owns the slots");
+            if self.knows_owners() {
+                tracing::debug!(%error, "RedisStore: {complaint}");
+            } else {
+                self.complain(error, &complaint);
             }
         }
+        shards
     }
 
     /// What can be told of the store now.

@@ -49,6 +49,11 @@ impl Topology {
         self.masters.get(usize::from(owner))
     }
 
+    /// Whether every slot has an owner.
+    pub(super) fn is_covered(&self) -> bool {
+        self.owners.iter().all(Option::is_some)
+    }
+
     pub(super) fn is_owner(&self, slot: u16, server: &Server) -> bool {
         self.owner(slot).is_some_and(|node| is_at(node, server))
     }
