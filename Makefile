@@ -14,9 +14,9 @@ UPSTREAM ?=
 PORT ?= 8002
 #: Where Envoy serves the API
 LISTEN ?= 127.0.0.1:8801
-#: Where the router listens: host:port or unix:/path
+#: Where the router listens: host:port or unix:/path; a CONFIG of yours follows it by listen: "${ROUTER_LISTEN}"
 ROUTER ?= 127.0.0.1:50051
-#: Where the router serves health and metrics
+#: Where the router serves health and metrics; there by admin_listen: "${ROUTER_ADMIN_LISTEN}"
 ROUTER_ADMIN ?= 127.0.0.1:9190
 #: Where Envoy's admin page is
 ADMIN ?= 127.0.0.1:19000

@@ -70,6 +70,13 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_BAD_CONFIG);
         }
     };
+    let api = &config.response_api;
+    if api.store_backend == StoreBackend::Redis
+        && let Err(error) = RedisStore::check(&api.redis)
+    {
+        eprintln!("{}", with_causes(&error));
+        return ExitCode::from(EXIT_BAD_CONFIG);
+    }
     if let Some(Command::Check { envoy: Some(file), format }) = &args.command {
         return check_envoy(file, *format, &Ours::of(&config, args.config.is_some()));
     }

@@ -130,8 +130,10 @@ fn bad_configs_and_certificates_end_with_64_and_name_the_key() {
     let authority = Authority::new();
     let (one, other) = (authority.issue(&["one.test"]), authority.issue(&["other.test"]));
     let tls = json!({"server": {"tls": {"cert_path": one.certificate, "key_path": other.key}}});
+    let redis = |settings: Value| json!({"response_api": {"store_backend": "redis", "redis": settings}}).to_string();
     for (text, key) in [
         ("server: {lisen: x}".to_owned(), "lisen"),
+        (redis(json!({"tls_enabled": true, "tls_ca_path": "/nowhere"})), "response_api.redis.tls_ca_path"),
         (tls.to_string(), "server.tls.key_path"),
         (
             json!({"server": {"tls": {"cert_path": "/nowhere", "key_path": other.key}}}).to_string(),

@@ -63,7 +63,7 @@ pub enum Stopped {
 /// an empty 503 in its place, where the router has an error that says what is wrong and goes on serving what needs no
 /// store. `/readyz` tells that.
 pub async fn serve<H: Handler>(listener: Listener, handler: Arc<H>, stop: Stop) -> Stopped {
-    let (health, health_service) = tonic_health::server::health_reporter();
+    let (mut health, health_service) = tonic_health::server::health_reporter();
     for name in HEALTH_NAMES {
         health.set_service_status(name, ServingStatus::Serving).await;
     }
@@ -74,6 +74,10 @@ pub async fn serve<H: Handler>(listener: Listener, handler: Arc<H>, stop: Stop) 
             health.set_service_status(name, ServingStatus::NotServing).await;
         }
         tokio::time::sleep(stop.delay).await;
+        // Ends the calls of who watches it, which would otherwise be waited for until the grace is over.
+        for name in HEALTH_NAMES {
+            health.clear_service_status(name).await;
+        }
     };
     let calls = Calls::new(extproc::Service::new(handler, stop.live.clone()), health_service);
     let serving = async move {

@@ -176,6 +176,18 @@ async fn health_is_told_for_the_server_and_for_the_service() {
 }
 
 #[tokio::test]
+async fn a_stop_does_not_wait_for_who_watches_our_health() {
+    let router = Router::script(ok).await;
+    let mut health = HealthClient::new(router.channel().await);
+    let mut watched = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    let mut told = async || watched.message().await.unwrap().map(|answer| answer.status());
+    assert_eq!(told().await, Some(ServingStatus::Serving));
+    router.stop.token.cancel();
+    while told().await.is_some() {}
+    assert_eq!(stopped(router).await, Stopped::Clean);
+}
+
+#[tokio::test]
 async fn a_stop_lets_a_live_exchange_finish() {
     let router = Router::script(slow).await;
     let mut exchange = router.open().await;

@@ -131,6 +131,14 @@ impl Keys {
 }
 
 impl RedisStore {
+    /// Reads what the config names, as [`Self::open`] does first. Nothing is connected to.
+    ///
+    /// # Errors
+    /// When the config cannot be used.
+    pub fn check(redis: &Redis) -> Result<(), RedisConfigError> {
+        Clients::new(redis, redis.read_timeout).map(drop)
+    }
+
     /// A store that connects in the background and keeps at it. It waits a moment for Redis, and does not need it: until
     /// it comes, operations fail and [`ResponseStore::ready`] says so.
     ///
