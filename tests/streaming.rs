@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use responses_router::openai::output_text;
 use responses_router::openai::responses::ResponseError;
-use responses_router::translate::{AnswerForm, End, ResponseStream, Settings};
+use responses_router::translate::{AnswerForm, End, Outcome, ResponseStream, Settings};
 use serde_json::{Value, json};
 
 use crate::golden::{AnswerCase, StreamCase};
@@ -136,13 +136,18 @@ fn a_refusal_of_the_store_ends_the_stream_as_failed() {
         let mut out = stream.take().to_vec();
         out.extend_from_slice(&stream.push(&case.upstream));
         let mut finished = stream.finish(case.end, ENDED_AT);
+        // What had failed before keeps its own reason.
+        let code = match finished.outcome() {
+            Outcome::Failed(error) => error.code.clone(),
+            _ => "store_unavailable".to_owned(),
+        };
         finished.fail(ResponseError { code: "store_unavailable".to_owned(), message: "Try again.".to_owned() });
         let stored: Value = serde_json::from_str(&finished.take_response().unwrap()).unwrap();
         out.extend_from_slice(&finished.into_tail());
         let summary =
             grammar::check_in(&out, case.settings.api).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
         assert_eq!(summary.terminal, "response.failed");
-        assert_eq!(summary.response["error"]["code"], "store_unavailable");
+        assert_eq!(summary.response["error"]["code"], code);
         assert_eq!(stored, summary.response);
     }
 }
@@ -189,11 +194,15 @@ fn as_stream(answer: &Value, cuts: &[Index]) -> Option<Vec<u8>> {
     let mut send = |delta: Value, logprobs: Value| {
         out.extend_from_slice(&chunk(&json!({"choices":[{"index":0,"delta":delta,"logprobs":logprobs}]})));
     };
+    let parts = message["content"].as_array().into_iter().flatten();
+    let joined: String = parts.filter_map(|part| part["text"].as_str()).collect();
+    let content = message["content"].as_str().map_or(joined, str::to_owned);
+    let [mut before, mut of_content, mut behind] = logprobs_about(&content, &choice["logprobs"]);
     let is_text = |key: &&str| message[*key].as_str().is_some_and(|text| !text.is_empty());
     match ["reasoning_content", "reasoning"].into_iter().find(is_text) {
         Some(key) => {
             for piece in pieces(message[key].as_str()?, cuts) {
-                send(json!({key: piece}), Value::Null);
+                send(json!({key: piece}), before.take());
             }
         }
         None => {
@@ -202,12 +211,12 @@ fn as_stream(answer: &Value, cuts: &[Index]) -> Option<Vec<u8>> {
             }
         }
     }
-    let parts = message["content"].as_array().into_iter().flatten();
-    let joined: String = parts.filter_map(|part| part["text"].as_str()).collect();
-    let content = message["content"].as_str().map_or(joined, str::to_owned);
-    let mut logprobs = choice["logprobs"].clone();
     for piece in pieces(&content, cuts) {
-        send(json!({"content": piece}), logprobs.take());
+        send(json!({"content": piece}), of_content.take());
+    }
+    // The token that ends the answer has no text.
+    if !behind.is_null() {
+        send(json!({"content": ""}), behind.take());
     }
     for piece in pieces(message["refusal"].as_str().unwrap_or_default(), cuts) {
         send(json!({"refusal": piece}), Value::Null);
@@ -226,6 +235,19 @@ fn as_stream(answer: &Value, cuts: &[Index]) -> Option<Vec<u8>> {
     out.extend_from_slice(&chunk(&json!({"choices":[],"usage":answer["usage"]})));
     out.extend_from_slice(b"data: [DONE]\n\n");
     Some(out)
+}
+
+/// The log probabilities of what comes before a text, of the text, and of what comes behind, as backends send them: each
+/// beside its own delta. All of them with the text if it is not whole tokens.
+fn logprobs_about(text: &str, logprobs: &Value) -> [Value; 3] {
+    let tokens = logprobs["content"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let said = |tokens: &[Value]| tokens.iter().filter_map(|token| token["token"].as_str()).collect::<String>();
+    let mut ranges = (0..tokens.len()).rev().flat_map(|first| (first + 1..=tokens.len()).map(move |end| (first, end)));
+    match ranges.find(|(first, end)| said(&tokens[*first..*end]) == text) {
+        Some((first, end)) => [&tokens[..first], &tokens[first..end], &tokens[end..]]
+            .map(|some| if some.is_empty() { Value::Null } else { json!({ "content": some }) }),
+        None => [Value::Null, logprobs.clone(), Value::Null],
+    }
 }
 
 /// A text cut into pieces of at least one character.

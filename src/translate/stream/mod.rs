@@ -17,6 +17,7 @@
 
 mod chunk_template;
 mod items;
+mod logprobs;
 mod reading;
 mod whole_message;
 
