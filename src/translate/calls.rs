@@ -50,6 +50,22 @@ impl Call {
         !self.name.is_empty()
     }
 
+    /// The index by which deltas name it, if they do.
+    pub(super) fn index(&self) -> Option<u64> {
+        self.index
+    }
+
+    /// Of its whole arguments what has not come; nothing if they are whole, or do not begin with what has.
+    pub(super) fn rest_of<'m>(&self, whole: &'m str) -> Option<&'m str> {
+        let is_freeform = self.opened.as_ref().is_some_and(|opened| opened.freeform.is_some());
+        match self.is_whole() {
+            true => None,
+            // What came is not kept as it came.
+            false if is_freeform => whole.get(self.argument_bytes..),
+            false => whole.strip_prefix(self.arguments.as_str()),
+        }
+    }
+
     pub(super) fn is_opened(&self) -> bool {
         self.opened.is_some()
     }
@@ -204,6 +220,21 @@ impl Calls {
             }
         };
         self.calls.get(position).is_some_and(|call| !starts_anew(call)).then_some(position)
+    }
+
+    /// An index above all that deltas have named.
+    pub(super) fn next_index(&self) -> u64 {
+        self.calls.iter().filter_map(|call| call.index).max().map_or(0, |highest| highest.saturating_add(1))
+    }
+
+    /// The call that a whole message means by an id, or without one, or by one that no delta had, by its place.
+    pub(super) fn same_as(&self, place: usize, id: &str) -> Option<usize> {
+        let has_id = |call: &Call| !id.is_empty() && call.upstream_id.as_deref() == Some(id);
+        let has_none = |call: &Call| id.is_empty() || call.upstream_id.is_none();
+        self.calls
+            .iter()
+            .position(has_id)
+            .or_else(|| self.calls.get(place).filter(|call| has_none(call)).map(|_| place))
     }
 
     pub(super) fn get(&self, position: usize) -> Option<&Call> {

@@ -78,6 +78,8 @@ pub struct ResponseStream {
     failure: Option<ResponseError>,
     /// The upstream said `[DONE]`.
     done: bool,
+    /// The upstream streams pieces as messages, not as deltas.
+    has_message_pieces: bool,
     /// Chunks of the upstream's stream.
     chunks: usize,
     answer_bytes: usize,
@@ -139,6 +141,7 @@ impl ResponseStream {
             finish_reason: None,
             failure: None,
             done: false,
+            has_message_pieces: false,
             chunks: 0,
             answer_bytes: 0,
             bounds: Bounds {

@@ -52,16 +52,25 @@ impl ResponseStream {
         }
         // Some backends count as they go: the last count is the whole.
         self.usage = answer.usage.map(Usage::from).or(self.usage);
+        let is_whole = answer.object.as_deref() == Some("chat.completion");
         for choice in answer.choices.into_iter().filter(|choice| choice.index.unwrap_or(0) == 0) {
             let mut logprobs = choice.logprobs.map(|logprobs| logprobs.content).unwrap_or_default();
             let says_something = |delta: &Message<'_>| choice.message.is_none() || !delta.is_empty();
             if let Some(delta) = choice.delta.filter(says_something) {
                 self.message(&delta, std::mem::take(&mut logprobs));
             }
+            let reason = choice.finish_reason.as_deref().filter(|reason| !reason.is_empty());
             if let Some(message) = choice.message {
-                self.closing_message(message, logprobs);
+                let is_last = is_whole || reason.is_some() || self.finish_reason.is_some();
+                // Some proxies end a stream with a whole message; one that comes before the end is a piece of it.
+                if is_last && !self.has_message_pieces {
+                    self.closing_message(&message, logprobs);
+                } else {
+                    self.has_message_pieces = true;
+                    self.message(&message, logprobs);
+                }
             }
-            if let Some(reason) = choice.finish_reason.as_deref().filter(|reason| !reason.is_empty()) {
+            if let Some(reason) = reason {
                 self.finish_reason = Some(FinishReason::read(reason));
             }
         }
