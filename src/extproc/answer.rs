@@ -366,9 +366,13 @@ async fn settle(
             Ok(Stored::Not)
         }
         Err(error) => {
-            finished.fail(unstored(&error));
+            let is_told = finished.fail(unstored(&error));
             let error = refusal::store(&error);
-            account.note(|facts| facts.store_refused(&error));
+            account.note(|facts| match is_told {
+                true => facts.store_refused(&error),
+                // It failed for a reason of its own.
+                false => facts.stored = StoredFact::Refused,
+            });
             Err(error)
         }
     }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
@@ -19,7 +19,7 @@ pub struct ChatAnswer<'a> {
     pub choices: Vec<Choice<'a>>,
     /// Token counts, wherever in the stream they come; `None` also if they are of a form that cannot be read, which is no
     /// reason to lose the answer.
-    #[serde(deserialize_with = "readable_usage")]
+    #[serde(deserialize_with = "readable")]
     pub usage: Option<ChatUsage>,
     /// An error in place of an answer, whatever its form.
     #[serde(borrow)]
@@ -34,7 +34,8 @@ pub struct ChatAnswer<'a> {
 #[serde(default)]
 pub struct Choice<'a> {
     /// Position; absent means 0.
-    pub index: Option<i64>,
+    #[serde(deserialize_with = "count")]
+    pub index: Option<u64>,
     /// What a chunk adds.
     #[serde(borrow)]
     pub delta: Option<Message<'a>>,
@@ -44,7 +45,8 @@ pub struct Choice<'a> {
     /// Why generation ended.
     #[serde(borrow, deserialize_with = "text")]
     pub finish_reason: Option<Cow<'a, str>>,
-    /// Token log probabilities.
+    /// Token log probabilities; `None` also if they cannot be read.
+    #[serde(deserialize_with = "readable")]
     pub logprobs: Option<ChoiceLogprobs>,
 }
 
@@ -187,7 +189,7 @@ pub struct TopLogprob {
     pub bytes: Vec<u8>,
 }
 
-/// Token counts as chat backends report them. One that is no number, or below zero, was not reported.
+/// Token counts as chat backends report them. One that cannot be read, or is below zero, was not reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
 pub struct ChatUsage {
@@ -201,8 +203,10 @@ pub struct ChatUsage {
     #[serde(deserialize_with = "count")]
     pub total_tokens: Option<u64>,
     /// Detail of the prompt.
+    #[serde(deserialize_with = "readable")]
     pub prompt_tokens_details: Option<PromptTokensDetails>,
     /// Detail of the answer.
+    #[serde(deserialize_with = "readable")]
     pub completion_tokens_details: Option<CompletionTokensDetails>,
     /// Where SGLang puts that detail.
     #[serde(deserialize_with = "count")]
@@ -230,7 +234,8 @@ pub struct CompletionTokensDetails {
     pub reasoning_tokens: Option<u64>,
 }
 
-fn readable_usage<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ChatUsage>, D::Error> {
+/// What can be read, and nothing of what has another form, which is no reason to lose the answer.
+fn readable<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
     let raw = Option::<&RawValue>::deserialize(deserializer)?;
     Ok(raw.and_then(|raw| serde_json::from_str(raw.get()).ok()))
 }
@@ -242,7 +247,7 @@ fn count_or_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::E
 /// A count as proxies send it: as an integer, with a fraction of zero, or as -1 for none.
 fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     struct Count;
-    impl Visitor<'_> for Count {
+    impl<'de> Visitor<'de> for Count {
         type Value = Option<u64>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -275,6 +280,16 @@ fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::E
         }
 
         fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            while items.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
+            while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
             Ok(None)
         }
     }

@@ -184,14 +184,16 @@ fn text_or_json(object: &Members<'_>, param: &dyn Display) -> Result<Vec<Part>, 
 /// Whether it is a list of content parts: what a tool returned may have types that only sound like theirs.
 fn is_list_of_parts(output: &RawValue) -> bool {
     let is_part = |object: &Members<'_>| {
-        let content: &[&str] = match object.text("type").as_deref() {
-            Some("input_text" | "text") => &["text"],
-            Some("input_image") => &["image_url", "file_id"],
-            Some("input_audio") => &["input_audio"],
-            Some("input_file") => &["file_data", "file_id", "file_url"],
-            _ => &[],
+        let has = |members: &[&str], begins: char| {
+            members.iter().filter_map(|member| object.raw(member)).any(|raw| raw.get().starts_with(begins))
         };
-        content.iter().any(|member| object.raw(member).is_some())
+        match object.text("type").as_deref() {
+            Some("input_text" | "text") => has(&["text"], '"'),
+            Some("input_image") => has(&["image_url", "file_id"], '"'),
+            Some("input_audio") => has(&["input_audio"], '{'),
+            Some("input_file") => has(&["file_data", "file_id", "file_url"], '"'),
+            _ => false,
+        }
     };
     Members::list_of_raw(output).is_some_and(|items| !items.is_empty() && items.iter().all(is_part))
 }

@@ -57,7 +57,8 @@ pub enum Stopped {
     },
 }
 
-/// Serves exchanges until `stop` is asked for and done. gRPC health tells SERVING, and NOT_SERVING from the stop on.
+/// Serves exchanges until `stop` is asked for and done. gRPC health tells SERVING, NOT_SERVING from the stop on, and after
+/// the stop's delay nothing more.
 ///
 /// It does not tell whether the store is ready: Envoy's health checks would take the router out of its cluster and answer
 /// an empty 503 in its place, where the router has an error that says what is wrong and goes on serving what needs no

@@ -174,14 +174,15 @@ impl Finished {
     }
 
     /// Turns the answer into a failed one, because the store refused it. One that has failed keeps its own reason, which
-    /// tells the client more.
-    pub fn fail(&mut self, error: ResponseError) {
+    /// tells the client more; says whether it was another one.
+    pub fn fail(&mut self, error: ResponseError) -> bool {
         if matches!(self.outcome, Outcome::Failed(_)) {
-            return;
+            return false;
         }
         self.outcome = Outcome::Failed(error);
         self.completed_at = None;
         self.response.take();
+        true
     }
 
     /// Says in the response that it was not stored.

@@ -183,10 +183,14 @@ pub fn request(
     let turns = past.chain.iter().map(|turn| turn.items()).collect::<Result<Vec<_>, _>>()?;
     let mut transcript = Transcript::new(dialect, &tool_set.names, settings.history_repair, instructions);
     transcript.expect(turns.iter().map(|turn| turn.len()).sum());
-    for turn in &turns {
-        add_turn(&mut transcript, turn, seal.as_deref(), &mut lossy)?;
+    for (turn, items) in past.chain.iter().zip(&turns) {
+        let (input, answer) = items.split_at_checked(turn.input.len()).unwrap_or((items, &[]));
+        transcript.begin_input();
+        add_stored(&mut transcript, input, seal.as_deref(), &mut lossy)?;
+        transcript.begin_answer();
+        add_stored(&mut transcript, answer, seal.as_deref(), &mut lossy)?;
     }
-    transcript.end_of_history();
+    transcript.begin_input();
     let stored = StoredItems::of(past, &create)?;
     let input =
         add_input(&mut transcript, std::mem::take(&mut create.input), &stored, seal.as_deref(), &id, &mut lossy)?;
@@ -252,17 +256,20 @@ fn unserialisable(error: serde_json::Error) -> RequestError {
     RequestError::History(error.to_string())
 }
 
-fn add_turn<'a>(
+fn add_stored<'a>(
     transcript: &mut Transcript<'a>,
-    turn: &'a [StoredItem],
+    items: &'a [StoredItem],
     seal: Option<&dyn Seal>,
     lossy: &mut Lossy,
 ) -> Result<(), RequestError> {
-    for stored in turn {
+    for stored in items {
         let mut item = stored.item.clone();
-        sealing::open(&mut item, || stored.encrypted_content.as_deref().map(Cow::Borrowed), seal, lossy);
+        let is_opened =
+            sealing::open(&mut item, || stored.encrypted_content.as_deref().map(Cow::Borrowed), seal, lossy);
         let id = stored.id.as_deref().map(Cow::Borrowed);
-        transcript.add(id, item, Origin::Chain(&stored.item), &"history", lossy).map_err(|error| match error {
+        let origin = if is_opened { Origin::Elsewhere } else { Origin::Chain(&stored.item) };
+        let added = transcript.add(id, item, origin, &"history", lossy);
+        added.map_err(|error| match error {
             // The turn was said to another model, whose backend takes what this one does not.
             RequestError::Unsupported { reason, .. } => {
                 RequestError::Unsupported { param: "previous_response_id".to_owned(), reason }
@@ -289,20 +296,25 @@ fn add_input(
         let (InputItem { object, mut item }, origin) = match given.item {
             // It stands in this input already, itself or by another reference.
             Item::Reference { id } if used.contains(&id) => continue,
-            Item::Reference { id } => (stored.find(&id)?.ok_or(RequestError::ItemNotFound { id })?, Origin::Reference),
+            Item::Reference { id } => (stored.find(&id)?.ok_or(RequestError::ItemNotFound { id })?, Origin::Elsewhere),
             item => (InputItem { object: given.object, item }, Origin::Input),
         };
         sealing::open(&mut item, || object.text("encrypted_content").map(Cow::Owned), seal, lossy);
         let own_id = object.text("id");
         let ordinal = normalised.len();
         let mut item_id = item::id_for(own_id.as_deref(), &item, id, ordinal);
-        if !used.insert(item_id.clone()) {
+        let repeats_id = !used.insert(item_id.clone());
+        if repeats_id {
             // Paging by id needs ids that differ within a turn.
             item_id = item::id_for(None, &item, id, ordinal);
-            used.insert(item_id.clone());
         }
-        normalised.push(normalise(&object, &item, &item_id).map_err(unserialisable)?);
-        transcript.add(own_id.map(Cow::Owned), item, origin, &format_args!("input[{index}]"), lossy)?;
+        let normal = normalise(&object, &item, &item_id).map_err(unserialisable)?;
+        let is_replay = transcript.add(own_id.map(Cow::Owned), item, origin, &format_args!("input[{index}]"), lossy)?;
+        // The very item stands in this input already. Under another id the next turn would not know it again.
+        if !(repeats_id && is_replay) {
+            used.insert(item_id);
+            normalised.push(normal);
+        }
     }
     Ok(normalised)
 }

@@ -24,20 +24,22 @@ pub trait Seal: fmt::Debug + Send + Sync {
 }
 
 /// Gives a reasoning item the text that its `encrypted_content` holds. What cannot be opened stays out of the prompt,
-/// and is reported: it may be another provider's, or sealed with a key that is gone.
+/// and is reported: it may be another provider's, or sealed with a key that is gone. Says whether the item has changed.
 pub(super) fn open<'a>(
     item: &mut Item,
     encrypted_content: impl FnOnce() -> Option<Cow<'a, str>>,
     seal: Option<&dyn Seal>,
     lossy: &mut Lossy,
-) {
-    let Item::Reasoning { text } = item else { return };
-    let Some(sealed) = encrypted_content().filter(|sealed| !sealed.is_empty()) else { return };
+) -> bool {
+    let Item::Reasoning { text } = item else { return false };
+    let Some(sealed) = encrypted_content().filter(|sealed| !sealed.is_empty()) else { return false };
     let opened = seal.filter(|_| sealed.len() <= 2 * MAX_SEALED_BYTES).and_then(|seal| seal.open(&sealed));
+    let is_open = opened.is_some();
     match opened {
         Some(opened) => *text = opened,
         None => lossy.skip("reasoning.encrypted_content", "unreadable"),
     }
+    is_open
 }
 
 /// A reasoning item's `encrypted_content`, if the request asked for it and there is a key.

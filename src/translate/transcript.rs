@@ -45,8 +45,9 @@ pub(super) struct Transcript<'a> {
     calls: HashMap<String, (usize, usize)>,
     /// Items of the chain and those that the input refers to, by id: a client may replay them.
     kept: HashMap<Cow<'a, str>, Cow<'a, Item>>,
-    /// How many rounds the chain has, once it is through: what follows is this turn's input, and may replay them.
-    rounds_of_history: usize,
+    /// How many rounds came before the input that is being added, which may replay them. None while answers are added:
+    /// what a model calls there is called anew.
+    rounds_before_input: usize,
 }
 
 /// Where an item is from.
@@ -54,8 +55,8 @@ pub(super) struct Transcript<'a> {
 pub(super) enum Origin<'a> {
     /// The chain, which has it as this.
     Chain(&'a Item),
-    /// The input, which refers to it.
-    Reference,
+    /// The chain, which has it with its text sealed, or the input, which refers to it.
+    Elsewhere,
     /// The input itself.
     Input,
 }
@@ -100,13 +101,18 @@ impl<'a> Transcript<'a> {
             round_is_open: false,
             calls: HashMap::new(),
             kept: HashMap::new(),
-            rounds_of_history: 0,
+            rounds_before_input: 0,
         }
     }
 
-    /// Says that what has been added so far is the chain, and that this turn's input follows.
-    pub(super) fn end_of_history(&mut self) {
-        self.rounds_of_history = self.rounds.len();
+    /// Says that the input of a turn follows.
+    pub(super) fn begin_input(&mut self) {
+        self.rounds_before_input = self.rounds.len();
+    }
+
+    /// Says that the answer of a turn follows.
+    pub(super) fn begin_answer(&mut self) {
+        self.rounds_before_input = 0;
     }
 
     /// Sets room aside for so many items more.
@@ -114,7 +120,8 @@ impl<'a> Transcript<'a> {
         self.kept.reserve(items);
     }
 
-    /// Adds an item; `param` is its path in the request, or a name for those of the chain.
+    /// Adds an item; `param` is its path in the request, or a name for those of the chain. Says whether it is a replay,
+    /// known by its id.
     pub(super) fn add(
         &mut self,
         id: Option<Cow<'a, str>>,
@@ -122,14 +129,14 @@ impl<'a> Transcript<'a> {
         origin: Origin<'a>,
         param: &dyn Display,
         lossy: &mut Lossy,
-    ) -> Result<(), RequestError> {
+    ) -> Result<bool, RequestError> {
         // The reference lets the output of a local shell name its call by either id.
         let shell_id = match &item {
             Item::Call(call) if call.kind == CallKind::LocalShell => id.as_deref().map(ToOwned::to_owned),
             _ => None,
         };
         if self.is_replay(id, &item, origin) {
-            return Ok(());
+            return Ok(true);
         }
         match item {
             Item::Message { role: Role::Assistant, content } => self.assistant(content, param)?,
@@ -151,7 +158,7 @@ impl<'a> Transcript<'a> {
             Item::Reference { .. } => {}
             Item::Unknown { kind } => lossy.skip("item_type", &kind),
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Whether this very item is in the chain, or was referred to. An id on other content is no replay: a client's own
@@ -160,7 +167,7 @@ impl<'a> Transcript<'a> {
         let Some(id) = id.filter(|_| !matches!(item, Item::Reference { .. })) else { return false };
         let keeps = |origin| match origin {
             Origin::Chain(stored) => Some(Cow::Borrowed(stored)),
-            Origin::Reference => Some(Cow::Owned(item.clone())),
+            Origin::Elsewhere => Some(Cow::Owned(item.clone())),
             Origin::Input => None,
         };
         match self.kept.entry(id) {
@@ -283,8 +290,8 @@ impl<'a> Transcript<'a> {
             }
         };
         // The client replays a call under another item id, or under none. Answered ones too, where it can be nothing
-        // else: what a model calls anew is never first seen in the input of a chain that has that call.
-        let of_history = self.calls.get(&call_id).is_some_and(|(round, _)| *round < self.rounds_of_history);
+        // else: what a model calls anew is never first seen in the input of a turn whose chain has that call.
+        let of_history = self.calls.get(&call_id).is_some_and(|(round, _)| *round < self.rounds_before_input);
         let arguments = JsonMeaning::of(arguments);
         if let Some(known) = self.call_at(&call_id)
             && known.name == name
