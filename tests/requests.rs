@@ -7,11 +7,11 @@ use responses_router::id::{CountingIds, IdSource};
 use responses_router::openai::json_bounds::JsonBounds;
 use responses_router::translate::settings::RequestBounds;
 use responses_router::translate::{AnswerForm, CreateRequest, End, Past, ResponseStream, Settings, request};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::arbitrary::{self, config};
 use crate::support::grammar;
-use crate::support::machine::{CREATED_AT, ENDED_AT};
+use crate::support::machine::{CREATED_AT, ENDED_AT, good_plan};
 
 /// What no chat backend knows (CONTRACT §4).
 const NEVER_UPSTREAM: &[&str] = &[
@@ -176,4 +176,24 @@ fn namespaces_within_namespaces_are_neither_a_stack_overflow_nor_quadratic() {
     let id = CountingIds::default().response_id();
     let translated = request(create, Past::default(), &Settings::default(), None, id, CREATED_AT).unwrap();
     assert_eq!(translated.plan.lossy.header().as_deref(), Some("tool_type=namespace"));
+}
+
+/// What a live exchange holds is what it is charged for, and heartbeats repeat it.
+#[test]
+fn all_that_a_response_repeats_of_its_request_is_counted() {
+    let long = "x".repeat(100_000);
+    let repeated = [
+        json!({"instructions": long}),
+        json!({"prompt_cache_key": long}),
+        json!({"safety_identifier": long}),
+        json!({"user": long}),
+        json!({"text": {"format": {"type": "json_schema", "name": "n", "schema": {"description": long}}}}),
+        json!({"tools": [{"type": "function", "name": "f", "description": long}]}),
+    ];
+    for mut body in repeated {
+        body["model"] = "m".into();
+        body["input"] = "hi".into();
+        let kept = good_plan(&body.to_string(), &Settings::default()).kept_bytes();
+        assert!((long.len()..2 * long.len()).contains(&kept), "{kept} of {:.40}", body.to_string());
+    }
 }

@@ -16,6 +16,10 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// Codings in one Content-Encoding, `identity` not counted. More than one is rare, more than two is an attack.
 const MAX_CODINGS: usize = 4;
 
+/// Members of one gzip body (RFC 1952). Parallel compressors make one for some 64 KiB; an empty one comes out as nothing, so no
+/// cap on what comes out would bound them.
+const MAX_GZIP_MEMBERS: usize = 1024;
+
 /// The size of one read of a decoder.
 const DECODE_STEP: usize = 16 * 1024;
 
@@ -235,7 +239,7 @@ impl Coding {
         }
         let body: &[u8] = &body;
         let result = match self {
-            Self::Gzip => read(flate2::bufread::MultiGzDecoder::new(body), limit),
+            Self::Gzip => read_members(body, limit),
             Self::Deflate if is_zlib(body) => read(flate2::bufread::ZlibDecoder::new(body), limit),
             Self::Deflate => read(flate2::bufread::DeflateDecoder::new(body), limit),
             Self::Brotli => read(brotli::Decompressor::new(body, DECODE_STEP), limit),
@@ -262,6 +266,24 @@ fn zstd_decoder(body: impl BufRead) -> io::Result<impl Read> {
     let mut decoder = zstd::stream::read::Decoder::with_buffer(body)?;
     decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
     Ok(decoder)
+}
+
+/// Reads all members of a gzip body; `None` when there is more than `limit` in them.
+fn read_members(body: &[u8], limit: usize) -> io::Result<Option<Bytes>> {
+    let (mut rest, mut decoded) = (body, Vec::with_capacity(DECODE_STEP));
+    for _ in 0..MAX_GZIP_MEMBERS {
+        let mut member = flate2::bufread::GzDecoder::new(rest);
+        let room = limit.saturating_sub(decoded.len()) as u64 + 1;
+        (&mut member).take(room).read_to_end(&mut decoded)?;
+        if decoded.len() > limit {
+            return Ok(None);
+        }
+        rest = member.into_inner();
+        if rest.is_empty() {
+            return Ok(Some(decoded.into()));
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "there are more gzip members than this service accepts"))
 }
 
 /// Reads to the end; `None` when there is more than `limit`.
@@ -407,8 +429,19 @@ mod tests {
         assert_eq!(decode(&encoding("Identity"), body.into(), 100).unwrap(), body);
         assert_eq!(decode(&encoding(" X-GZIP ,identity,"), gzip(body).into(), 100).unwrap(), body);
         assert_eq!(decode(&encoding("gzip, br"), br(&gzip(body)).into(), 100).unwrap(), body);
-        let members = [gzip(&body[..10]), gzip(&body[10..])].concat();
+        let members = [gzip(&body[..10]), gzip(b""), gzip(&body[10..])].concat();
         assert_eq!(decode(&encoding("gzip"), members.into(), 100).unwrap(), body);
+    }
+
+    /// A kilobyte encoded three times can be a million members of nothing, and each of them takes its time.
+    #[test]
+    fn more_gzip_members_than_any_compressor_makes_are_refused() {
+        let members = |count| [gzip(b"x"), gzip(b"").repeat(count - 1)].concat();
+        assert_eq!(decode(&encoding("gzip"), members(MAX_GZIP_MEMBERS).into(), 100_000).unwrap(), "x");
+        let error = decode(&encoding("gzip"), members(MAX_GZIP_MEMBERS + 1).into(), 100_000).unwrap_err();
+        assert!(matches!(error, BodyError::Corrupt { coding: "gzip", .. }), "{error}");
+        let twice = gzip(&members(MAX_GZIP_MEMBERS + 1));
+        assert!(decode(&encoding("gzip, gzip"), twice.into(), 100_000).is_err());
     }
 
     #[test]

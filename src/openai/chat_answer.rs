@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::de::{DeserializeOwned, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -15,7 +16,7 @@ use serde_json::value::RawValue;
 #[serde(default)]
 pub struct ChatAnswer<'a> {
     /// The candidates; only the one with index 0 is ours.
-    #[serde(borrow, deserialize_with = "null_as_default")]
+    #[serde(borrow, deserialize_with = "some")]
     pub choices: Vec<Choice<'a>>,
     /// Token counts, wherever in the stream they come; `None` also if they are of a form that cannot be read, which is no
     /// reason to lose the answer.
@@ -67,10 +68,10 @@ pub struct Message<'a> {
     #[serde(borrow, deserialize_with = "text")]
     pub reasoning: Option<Cow<'a, str>>,
     /// Reasoning as OpenRouter spells it in full.
-    #[serde(borrow, deserialize_with = "null_as_default")]
+    #[serde(borrow, deserialize_with = "some")]
     pub reasoning_details: Vec<ReasoningDetail<'a>>,
     /// Calls, whole or in part.
-    #[serde(borrow, deserialize_with = "null_as_default")]
+    #[serde(borrow, deserialize_with = "some")]
     pub tool_calls: Vec<ToolCallDelta<'a>>,
 }
 
@@ -127,6 +128,18 @@ pub struct ToolCallDelta<'a> {
     pub function: Option<FunctionDelta<'a>>,
 }
 
+/// The longest id that is the call's: ids are compared with each other again and again, and a client has no use for one that
+/// is as long as an answer.
+const MAX_ID_BYTES: usize = 256;
+
+impl ToolCallDelta<'_> {
+    /// The call's id; empty when there is none, or one that is too long to be used.
+    #[must_use]
+    pub fn usable_id(&self) -> &str {
+        self.id.as_deref().filter(|id| id.len() <= MAX_ID_BYTES).unwrap_or_default()
+    }
+}
+
 /// Name and arguments of a call, whole or in part.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -144,7 +157,7 @@ pub struct FunctionDelta<'a> {
 #[serde(default)]
 pub struct ChoiceLogprobs {
     /// Of the content's tokens.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "many")]
     pub content: Vec<TokenLogprob>,
 }
 
@@ -161,7 +174,7 @@ pub struct TokenLogprob {
     #[serde(deserialize_with = "null_as_default")]
     pub bytes: Vec<u8>,
     /// Alternatives.
-    #[serde(deserialize_with = "null_as_default")]
+    #[serde(deserialize_with = "few")]
     pub top_logprobs: Vec<TopLogprob>,
 }
 
@@ -294,6 +307,54 @@ fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::E
         }
     }
     deserializer.deserialize_any(Count)
+}
+
+/// What a list may hold at most: a value of two bytes takes a hundred times as much memory once it is read, before anything
+/// of it is counted. A choice, a call, a piece of reasoning; a token; an alternative to one, of which a client may ask for 20.
+const SOME: usize = 1 << 13;
+const MANY: usize = 1 << 18;
+const FEW: usize = 64;
+
+fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_option(Listed::<T, SOME>(PhantomData))
+}
+
+fn many<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_option(Listed::<T, MANY>(PhantomData))
+}
+
+fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    deserializer.deserialize_option(Listed::<T, FEW>(PhantomData))
+}
+
+/// A list of at most so many; null is an empty one.
+struct Listed<T, const MOST: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for Listed<T, MOST> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a list of at most {MOST}")
+    }
+
+    fn visit_none<E>(self) -> Result<Self::Value, E> {
+        Ok(Vec::new())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            if list.len() == MOST {
+                return Err(serde::de::Error::invalid_length(MOST + 1, &self));
+            }
+            list.push(item);
+        }
+        Ok(list)
+    }
 }
 
 fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {

@@ -76,6 +76,25 @@ pub struct Echo {
     pub metadata: RawObject,
 }
 
+impl Echo {
+    /// About how many bytes of memory, and of JSON, it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let reasoning =
+            self.reasoning.as_ref().map(|reasoning| [reasoning.effort.as_ref(), reasoning.summary.as_ref()]);
+        let texts =
+            [&self.instructions, &self.prompt_cache_key, &self.safety_identifier, &self.user, &self.text.verbosity];
+        let texts = texts.into_iter().filter_map(Option::as_ref).chain(reasoning.into_iter().flatten().flatten());
+        let objects = self.tools.iter().chain([&self.text.format, &self.metadata]);
+        texts.map(String::len).sum::<usize>()
+            + objects.map(RawObject::json_bytes).sum::<usize>()
+            + [&*self.model, self.tool_choice.get(), &*self.service_tier, &*self.truncation]
+                .map(str::len)
+                .iter()
+                .sum::<usize>()
+    }
+}
+
 /// `reasoning` of a response: both members, always.
 #[derive(Debug, Clone, Serialize)]
 pub struct ReasoningEcho {

@@ -3,6 +3,8 @@
 //! That router writes a part of the response object's members. What is there stays; what is missing, or null where
 //! nobody may see null, gets the value that the API documents as its default.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -82,8 +84,10 @@ pub(super) fn completed(id: &ResponseId, foreign: &RawObject) -> Option<Box<RawV
     {
         response.set("conversation", to_raw(&Conversation { id: conversation })?);
     }
+    // A look for each into a response that grows with them would cost their number squared.
+    let known: HashSet<&str> = MEMBERS.iter().map(|(key, ..)| *key).chain(["id", CONVERSATION_ID]).collect();
     for (key, value) in foreign.iter() {
-        if key != CONVERSATION_ID && !response.contains(key) {
+        if !known.contains(key) {
             response.push(key.to_owned(), value.to_owned());
         }
     }

@@ -3,6 +3,8 @@
 //! Backends disagree on how a delta names its call: by `index`, by `id`, by both, by neither, or with the same index
 //! for every call. The rules of [`Calls::locate`] never collapse two calls into one.
 
+use foldhash::{HashMap, HashSet};
+
 use super::freeform::FreeformInput;
 use super::tool_names::{Tool, ToolNames};
 use crate::id::{ItemPrefix, ResponseId};
@@ -13,6 +15,9 @@ use crate::openai::tool_call::CallKind;
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     calls: Vec<Call>,
+    /// The ids that calls have, and the last suffix of each that several wanted.
+    taken: HashSet<String>,
+    suffixes: HashMap<String, usize>,
 }
 
 /// One call, as far as it has come.
@@ -164,7 +169,7 @@ impl Calls {
         let function = delta.function.as_ref();
         let name = function.and_then(|function| function.name.as_deref()).unwrap_or_default();
         let arguments = function.and_then(|function| function.arguments.as_deref()).unwrap_or_default();
-        let id = delta.id.as_deref().unwrap_or_default();
+        let id = delta.usable_id();
         let mut kept_bytes = arguments.len();
         let known = self.locate(delta.index, id, name, arguments);
         let position = known.unwrap_or_else(|| {
@@ -247,21 +252,19 @@ impl Calls {
 
     /// Fixes the call's id: the upstream's, made unique if another call has it, or made up once if there is none.
     pub(super) fn settle_id(&mut self, position: usize, response: &ResponseId, ordinal: usize) {
-        let Some(call) = self.calls.get(position) else { return };
+        let Some(call) = self.calls.get_mut(position) else { return };
         let wanted = call.upstream_id.clone().unwrap_or_else(|| response.item(ItemPrefix::Call, ordinal));
-        let taken = |id: &str| self.calls.iter().any(|call| call.call_id == id);
-        // Counting the calls of the same id first, so that many of them do not try all suffixes each.
-        let alike =
-            self.calls.iter().filter(|other| !other.call_id.is_empty() && other.upstream_id == call.upstream_id);
-        let mut suffix = alike.count().max(1) + 1;
         let mut call_id = wanted.clone();
-        while taken(&call_id) {
-            call_id = format!("{wanted}_{suffix}");
-            suffix += 1;
+        if self.taken.contains(&call_id) {
+            // Each suffix is tried once, however many calls want the same id.
+            let suffix = self.suffixes.entry(wanted.clone()).or_insert(1);
+            while self.taken.contains(&call_id) {
+                *suffix += 1;
+                call_id = format!("{wanted}_{suffix}");
+            }
         }
-        if let Some(call) = self.calls.get_mut(position) {
-            call.call_id = call_id;
-        }
+        self.taken.insert(call_id.clone());
+        call.call_id = call_id;
     }
 }
 
@@ -382,5 +385,31 @@ mod tests {
             scan.push(text);
             assert_eq!(scan.whole, whole, "{text}");
         }
+    }
+
+    #[test]
+    fn ids_that_several_calls_want_get_suffixes_that_none_has() {
+        let mut calls = Calls::default();
+        let response = ResponseId::from_bits(1);
+        for (position, id) in ["x_2", "x", "x", "x", "x_2", "y", "y"].into_iter().enumerate() {
+            let index = u64::try_from(position).ok();
+            calls.add(&ToolCallDelta { index, id: Some(id.into()), ..ToolCallDelta::default() });
+            calls.settle_id(position, &response, position);
+        }
+        let ids: Vec<_> = calls.calls.iter().map(|call| &*call.call_id).collect();
+        assert_eq!(ids, ["x_2", "x", "x_3", "x_4", "x_2_2", "y", "y_2"]);
+    }
+
+    #[test]
+    fn an_id_that_is_too_long_is_replaced_by_one_of_ours() {
+        let mut calls = Calls::default();
+        let (longest, longer) = ("i".repeat(256), "i".repeat(257));
+        for (position, id) in [&longest, &longer].into_iter().enumerate() {
+            let index = u64::try_from(position).ok();
+            calls.add(&ToolCallDelta { index, id: Some(id.as_str().into()), ..ToolCallDelta::default() });
+            calls.settle_id(position, &ResponseId::from_bits(1), position);
+        }
+        let ids: Vec<_> = calls.calls.iter().map(|call| &*call.call_id).collect();
+        assert_eq!(ids, [&*longest, "call_00000000000000000000000000000001_1"]);
     }
 }

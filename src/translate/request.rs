@@ -81,12 +81,7 @@ impl Plan {
     /// About how many bytes of memory it holds: the input, and what of the request the response repeats.
     #[must_use]
     pub fn kept_bytes(&self) -> usize {
-        self.input.iter().map(|item| item.get().len()).sum::<usize>() + self.echo_bytes()
-    }
-
-    fn echo_bytes(&self) -> usize {
-        let tools: usize = self.echo.tools.iter().map(RawObject::json_bytes).sum();
-        tools + self.echo.instructions.as_ref().map_or(0, String::len)
+        self.input.iter().map(|item| item.get().len()).sum::<usize>() + self.echo.bytes()
     }
 
     /// Adds to the message of a context overflow what the client cannot know that asked for truncation: nothing was
@@ -138,7 +133,7 @@ impl Plan {
             user: echo.user.as_deref(),
             metadata: &echo.metadata,
         };
-        ResponseJson::new(&value, RESPONSE_BYTES + self.echo_bytes())
+        ResponseJson::new(&value, RESPONSE_BYTES + self.echo.bytes())
     }
 }
 

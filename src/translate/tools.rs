@@ -28,6 +28,10 @@ const CUSTOM_MEMBERS: [&str; 4] = ["type", "name", "description", "format"];
 const NAMESPACE_MEMBERS: [&str; 4] = ["type", "name", "description", "tools"];
 const SEARCH_MEMBERS: [&str; 4] = ["type", "execution", "description", "parameters"];
 
+/// The longest name of a tool or of a namespace. The reference has 64 or 128 characters, and a backend refuses what it does not
+/// like.
+const MAX_NAME_BYTES: usize = 256;
+
 /// The schema of a custom tool that goes up as a function.
 const FREEFORM_SCHEMA: &str =
     r#"{"type":"object","properties":{"input":{"type":"string"}},"required":["input"],"additionalProperties":false}"#;
@@ -131,7 +135,7 @@ impl Offers {
             match required(tool, &place, "type")?.as_str() {
                 "namespace" => {
                     skip_unknown(tool, &NAMESPACE_MEMBERS, "tool", lossy);
-                    let namespace = required(tool, &place, "name")?;
+                    let namespace = name_of(tool, &place)?;
                     if let Some(description) = described(tool, &place)? {
                         let known = self.namespaces.entry(namespace.clone()).or_insert_with(|| description.clone());
                         if *known != description {
@@ -193,7 +197,7 @@ impl Offers {
         }
         let name = match kind.builtin_name() {
             Some(name) => name.to_owned(),
-            None => required(tool, place, "name")?,
+            None => name_of(tool, place)?,
         };
         let parameters = match kind {
             CallKind::Custom => Some(freeform_schema()?),
@@ -304,6 +308,15 @@ fn required(object: &RawObject, place: &str, key: &str) -> Result<String, Reques
     member::<String>(object, place, key)?
         .filter(|text| !text.is_empty())
         .ok_or_else(|| RequestError::Missing { param: format!("{place}.{key}") })
+}
+
+/// The name of a tool or of a namespace, which is kept and repeated many times.
+fn name_of(object: &RawObject, place: &str) -> Result<String, RequestError> {
+    let name = required(object, place, "name")?;
+    if name.len() > MAX_NAME_BYTES {
+        return Err(invalid(format!("{place}.name"), "must be at most 256 bytes long"));
+    }
+    Ok(name)
 }
 
 fn invalid(param: String, reason: &str) -> RequestError {

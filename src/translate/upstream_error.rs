@@ -11,6 +11,9 @@ use crate::openai::chat_answer::ChatAnswer;
 use crate::openai::error::WireError;
 use crate::openai::responses::ResponseError;
 
+/// The longest error that is read in an answer's place. An answer may be much larger, and JSON takes many times its size.
+const MAX_REPORTED_BYTES: usize = 1 << 20;
+
 /// The longest upstream message that is passed on, in characters.
 const MAX_MESSAGE_CHARS: usize = 2000;
 
@@ -44,7 +47,8 @@ impl UpstreamError {
         let says_something = |raw: &RawValue| !matches!(raw.get(), "null" | "false" | "\"\"" | "{}");
         let reported =
             answer.error.is_some_and(says_something) || event == b"error" || answer.object.as_deref() == Some("error");
-        reported.then(|| Self::parse(data))
+        let parsed = || if data.len() <= MAX_REPORTED_BYTES { Self::parse(data) } else { Self::default() };
+        reported.then(parsed)
     }
 
     fn from_members(members: &serde_json::Map<String, Value>) -> Self {

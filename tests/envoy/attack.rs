@@ -197,13 +197,16 @@ async fn structures(stack: &Stack) {
 }
 
 /// Answers without measure, and how each ends.
-const STREAMS: [(&str, &str); 6] = [
+const STREAMS: [(&str, &str); 9] = [
     ("attack-endless", "answer is larger than this service accepts"),
     ("attack-line", "event that is too large"),
     ("attack-tiny", "more events than this service accepts"),
     ("attack-arguments", "tool call is larger than this service accepts"),
     ("attack-calls", "more tool calls than this service accepts"),
     ("attack-items", "answer is larger than this service accepts"),
+    ("attack-frame-of-calls", "more tool calls than this service accepts"),
+    ("attack-frame-of-choices", "a chunk that cannot be read"),
+    ("attack-messages", "more events than this service accepts"),
 ];
 
 fn script_the_hostile_backend(stack: &Stack) -> Gate {
@@ -229,6 +232,13 @@ fn script_the_hostile_backend(stack: &Stack) -> Gate {
     upstream.answer("attack-calls", stream((0..3000).map(|index| call(index, "{")).collect()));
     let both = frame(&chat::delta(&json!({"reasoning_content": "r"}))) + &frame(&chat::text("t"));
     upstream.answer("attack-items", stream(both.repeat(4000)));
+    // What is walked for each of them is walked no more than once.
+    let calls: Vec<_> = (0..8000).map(|index| json!({ "index": index })).collect();
+    upstream.answer("attack-frame-of-calls", stream(frame(&chat::delta(&json!({"tool_calls": calls})))));
+    let choices: Vec<_> = (0..80_000).map(|_| json!({})).collect();
+    upstream.answer("attack-frame-of-choices", stream(frame(&json!({"choices": choices}))));
+    let message = frame(&json!({"object": "chat.completion", "choices": [{"message": {"refusal": "no"}}]}));
+    upstream.answer("attack-messages", stream(both.repeat(400) + &message.repeat(10_000)));
     endless
 }
 

@@ -78,8 +78,7 @@ pub struct ResponseStream {
     failure: Option<ResponseError>,
     /// The upstream said `[DONE]`.
     done: bool,
-    /// The upstream streams pieces as messages, not as deltas.
-    has_message_pieces: bool,
+    messages: Messages,
     /// Chunks of the upstream's stream.
     chunks: usize,
     answer_bytes: usize,
@@ -92,6 +91,17 @@ struct Bounds {
     max_answer_bytes: usize,
     max_stream_events: usize,
     max_argument_bytes: usize,
+}
+
+/// What the messages in a stream are, which should have deltas only.
+#[derive(Debug, Clone, Copy)]
+enum Messages {
+    /// There are none.
+    None,
+    /// Pieces, in place of deltas.
+    Pieces,
+    /// One that says all at the end.
+    Closing,
 }
 
 #[derive(Debug)]
@@ -141,7 +151,7 @@ impl ResponseStream {
             finish_reason: None,
             failure: None,
             done: false,
-            has_message_pieces: false,
+            messages: Messages::None,
             chunks: 0,
             answer_bytes: 0,
             bounds: Bounds {

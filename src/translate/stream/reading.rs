@@ -1,7 +1,7 @@
 //! What an upstream says, chunk by chunk or in one message, taken apart into content that is held until it can enter.
 
 use super::chunk_template::ChunkTemplate;
-use super::{Held, MAX_CALLS, Open, ResponseStream};
+use super::{Held, MAX_CALLS, Messages, Open, ResponseStream};
 use crate::json;
 use crate::openai::chat_answer::{ChatAnswer, Message, TokenLogprob, ToolCallDelta};
 use crate::openai::responses::Usage;
@@ -54,6 +54,9 @@ impl ResponseStream {
         self.usage = answer.usage.map(Usage::from).or(self.usage);
         let is_whole = answer.object.as_deref() == Some("chat.completion");
         for choice in answer.choices.into_iter().filter(|choice| choice.index.unwrap_or(0) == 0) {
+            if self.has_failed() {
+                return;
+            }
             let mut logprobs = choice.logprobs.map(|logprobs| logprobs.content).unwrap_or_default();
             let says_something = |delta: &Message<'_>| choice.message.is_none() || !delta.is_empty();
             if let Some(delta) = choice.delta.filter(says_something) {
@@ -63,11 +66,17 @@ impl ResponseStream {
             if let Some(message) = choice.message {
                 let is_last = is_whole || reason.is_some() || self.finish_reason.is_some();
                 // Some proxies end a stream with a whole message; one that comes before the end is a piece of it.
-                if is_last && !self.has_message_pieces {
-                    self.closing_message(&message, logprobs);
-                } else {
-                    self.has_message_pieces = true;
-                    self.message(&message, logprobs);
+                match self.messages {
+                    Messages::None if is_last => {
+                        self.messages = Messages::Closing;
+                        self.closing_message(&message, logprobs);
+                    }
+                    // It says all, so another one says nothing new.
+                    Messages::Closing => {}
+                    Messages::None | Messages::Pieces => {
+                        self.messages = Messages::Pieces;
+                        self.message(&message, logprobs);
+                    }
                 }
             }
             if let Some(reason) = reason {
@@ -104,6 +113,10 @@ impl ResponseStream {
         }
         self.calls.begin_chunk();
         for delta in &message.tool_calls {
+            // One that failed the answer is the last: finding the call of a delta is a walk over all of them.
+            if self.has_failed() {
+                return;
+            }
             self.call(delta);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Held, Open, ResponseStream, logprobs};
+use super::{Held, MAX_CALLS, Open, ResponseStream, logprobs};
 use crate::openai::chat_answer::{FunctionDelta, Message, TokenLogprob, ToolCallDelta};
 use crate::openai::responses::{ContentPart, OutputItem};
 use crate::translate::think::ThinkSplitter;
@@ -70,8 +70,9 @@ impl ResponseStream {
     fn rest_of_calls<'m>(&self, whole: &'m [ToolCallDelta<'_>]) -> Vec<ToolCallDelta<'m>> {
         let mut next_index = self.calls.next_index();
         let mut rest = Vec::new();
-        for (place, call) in whole.iter().enumerate() {
-            let (id, function) = (call.id.as_deref().unwrap_or_default(), call.function.as_ref());
+        // Those beyond fail the answer, whatever they say.
+        for (place, call) in whole.iter().take(MAX_CALLS + 1).enumerate() {
+            let (id, function) = (call.usable_id(), call.function.as_ref());
             let name = function.and_then(|function| function.name.as_deref());
             let arguments = function.and_then(|function| function.arguments.as_deref()).unwrap_or_default();
             let known = self.calls.same_as(place, id).and_then(|position| self.calls.get(position));
