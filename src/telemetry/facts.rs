@@ -272,8 +272,8 @@ pub(super) const CHAIN_MISSING: [&str; 3] = ["parent", "ancestor", "item"];
 /// Why request bodies are not used.
 pub(super) const BODY_REFUSED: [&str; 4] = ["too_large", "unsupported_coding", "corrupt", "slow"];
 
-/// The codes of our own errors. What an upstream calls its errors is its own and no closed set.
-pub(super) const CODES: [&str; 24] = [
+/// The codes of our own errors, all that the sources set. What an upstream calls its errors is its own and no closed set.
+pub(super) const CODES: [&str; 26] = [
     "array_above_max_length",
     "bad_upstream_response",
     "chain_invalid",
@@ -281,6 +281,8 @@ pub(super) const CODES: [&str; 24] = [
     "chain_too_long",
     "context_length_exceeded",
     "insufficient_quota",
+    "integer_above_max_value",
+    "integer_below_min_value",
     "invalid_type",
     "invalid_value",
     "json_too_deep",
@@ -403,6 +405,9 @@ impl Facts {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -436,6 +441,100 @@ mod tests {
         assert_eq!(known_code(Some("store_unavailable"), server_error), "store_unavailable");
         assert_eq!(known_code(Some("ECONNRESET at 10.0.0.1"), server_error), "other");
         assert_eq!(known_code(None, ErrorType::RateLimitError), "rate_limit_error");
+    }
+
+    #[test]
+    fn every_code_that_the_sources_set_is_known() {
+        let mut set = BTreeSet::new();
+        walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut |text| set.extend(codes_set_in(text)));
+        let unknown: Vec<_> = set.iter().filter(|code| !CODES.contains(&code.as_str())).collect();
+        assert!(unknown.is_empty(), "counted as `other`: {unknown:?}");
+        // That they are found at all; the last two are set where an upstream's error is read.
+        for code in ["integer_above_max_value", "json_too_deep", "insufficient_quota", "rate_limit_exceeded"] {
+            assert!(set.contains(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn codes_are_found_wherever_an_expression_gives_them() {
+        let text = r#"
+            WireError::new(400, "no").param("limit").code(
+                "wrapped",
+            );
+            Error { code: "plain".to_owned(), message: message("text") };
+            Error { code: wire.code.unwrap_or_else(|| "fallback".to_owned()), message: None };
+            error.code = given.or_else(|| (status == 429).then(|| "slow".to_owned()));
+            let code = if text.contains("no_code") { "if" } else if a == b { "else" } else { other("no_code") };
+            let code = match kind { 1 => "arm", _ => name };
+            let matched = error.code == Some("no_code") && error.code.as_deref() == None;
+            Self { code: text("no_code").or_else(|| text("no_code")), error_code: Some("no_code") }
+            #[cfg(test)]
+            mod tests { error.code("no_code") }
+        "#;
+        let found: Vec<_> = codes_set_in(text).into_iter().collect();
+        assert_eq!(found, ["arm", "else", "fallback", "if", "plain", "slow", "wrapped"]);
+    }
+
+    /// Hands over every source but for those of tests.
+    fn walk(folder: &Path, read: &mut impl FnMut(&str)) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.ends_with("tests") {
+                walk(&path, read);
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+                read(&std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+
+    /// The literals that are given to something named `code`: `.code("…")`, `code: "…"`, `code = "…"`, and those in branches
+    /// and closures of such expressions.
+    fn codes_set_in(text: &str) -> BTreeSet<String> {
+        let text = text.split("#[cfg(test)]\n").next().unwrap();
+        let mut found = BTreeSet::new();
+        for (at, name) in text.match_indices("code") {
+            let (before, after) = (&text[..at], text[at + name.len()..].trim_start());
+            let is_call = before.ends_with('.') && after.starts_with('(');
+            let is_field = after.starts_with(':') && !after.starts_with("::");
+            let is_assignment = after.starts_with('=') && !after.starts_with("==") && !after.starts_with("=>");
+            let is_whole_word = !before.ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+            if is_whole_word && (is_call || is_field || is_assignment) {
+                found.extend(literals_of(&after[1..], is_call));
+            }
+        }
+        found
+    }
+
+    /// The words in quotes that an expression may amount to: those that are no argument of a call within it.
+    fn literals_of(expression: &str, is_call: bool) -> Vec<String> {
+        let mut found = Vec::new();
+        let (mut depth, mut start) = (0_i32, 0);
+        while let Some(next) = expression[start..].find(|c| "()[]{},;\"".contains(c)) {
+            let at = start + next;
+            start = at + 1;
+            match expression.as_bytes()[at] {
+                b'(' | b'[' | b'{' => depth += 1,
+                b')' | b']' | b'}' => depth -= 1,
+                b'"' => {
+                    let before = expression[..at].trim_end();
+                    let length = expression[start..].find('"').unwrap();
+                    let word = &expression[start..start + length];
+                    let is_value =
+                        before.is_empty() || ["Some(", "||", "=>", "{"].iter().any(|end| before.ends_with(end));
+                    if is_value && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
+                        found.push(word.to_owned());
+                    }
+                    start += length + 1;
+                }
+                b',' if depth > 0 || is_call => {}
+                _ if depth <= 0 => break,
+                _ => {}
+            }
+            if depth < 0 {
+                break;
+            }
+        }
+        found
     }
 
     #[test]
