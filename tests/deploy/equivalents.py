@@ -1,7 +1,7 @@
 """What Envoy Gateway and Istio make of our manifests, as a static Envoy config.
 
 No control plane runs here. These follow what their translators do with the fields that we use (Envoy Gateway:
-internal/xds/translator/extproc.go; Istio: the order of an EnvoyFilter's patches and its merges), so that a field with a
+internal/xds/translator/extproc.go and route.go; Istio: the order of an EnvoyFilter's patches and its merges), so that a field with a
 wrong value shows, and the result can be tried with a real Envoy. That a control plane reads the manifests so is not shown.
 """
 
@@ -24,6 +24,8 @@ _EARLY = "type.googleapis.com/envoy.extensions.http.early_header_mutation.header
 _MODES = {"FullDuplexStreamed": "FULL_DUPLEX_STREAMED", "Streamed": "STREAMED", "Buffered": "BUFFERED"}
 # As Envoy Gateway sets it on each gRPC service of an extension.
 _GRPC_TIMEOUT = "10s"
+# The least idle timeout that it gives to a route with a request timeout, in seconds.
+_LEAST_IDLE = 3600
 
 
 def istio() -> Object:
@@ -55,8 +57,12 @@ def istio() -> Object:
     return config
 
 
-def envoy_gateway(*, patched: bool) -> Object:
-    """The Gateway's config with the routes and the policies; `patched` with the EnvoyPatchPolicy as well."""
+def envoy_gateway(*, patched: bool, idle_by_route: bool = True) -> Object:
+    """The Gateway's config with the routes and the policies; `patched` with the EnvoyPatchPolicy as well.
+
+    `idle_by_route` as releases up to 1.5.8 and 1.6.3 do it: each route with a request timeout gets an idle timeout. Since 1.5.9
+    and 1.6.4 none gets one where the ClientTrafficPolicy has a streamIdleTimeout.
+    """
     config, http = _without_ours()
     resources = documents(KUBERNETES / "envoy-gateway/responses.yaml")
     found = {(resource["kind"], resource["metadata"]["name"]): resource["spec"] for resource in resources}
@@ -107,13 +113,12 @@ def envoy_gateway(*, patched: bool) -> Object:
         (rule,) = found["HTTPRoute", route]["rules"]
         (match,) = rule["matches"]
         assert match["path"]["type"] == "PathPrefix"
-        timeout = traffic["timeout"]["http"]["requestTimeout"] if route in targets else "15s"
-        routes.append(
-            {
-                "match": {"path_separated_prefix": match["path"]["value"]},
-                "route": {"cluster": "chat-backend", "timeout": timeout, "upgrade_configs": [{"upgrade_type": "websocket"}]},
-            }
-        )
+        action: Object = {"cluster": "chat-backend", "upgrade_configs": [{"upgrade_type": "websocket"}]}
+        if route in targets:
+            action["timeout"] = traffic["timeout"]["http"]["requestTimeout"]
+            if idle_by_route:
+                action["idle_timeout"] = _gateway_idle(action["timeout"])
+        routes.append({"match": {"path_separated_prefix": match["path"]["value"]}, "route": action})
         if route == found["EnvoyExtensionPolicy", "responses"]["targetRefs"][0]["name"]:
             routes[-1]["typed_per_filter_config"] = {
                 name: {"@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig", "config": {}}
@@ -169,6 +174,16 @@ def _gateway_breakers(breaker: Object) -> Object:
         "max_pending_requests": breaker["maxPendingRequests"],
         "max_requests": breaker["maxParallelRequests"],
     }
+
+
+def _gateway_idle(timeout: str) -> str:
+    """A route's idle timeout: none without a request timeout, and else never less than that."""
+    return f"{max(seconds(timeout), _LEAST_IDLE)}s" if seconds(timeout) else "0s"
+
+
+def seconds(duration: str) -> int:
+    """Of a duration as our manifests have it, in seconds alone."""
+    return int(duration.removesuffix("s"))
 
 
 def _gateway_metadata(metadata: Object) -> Object:

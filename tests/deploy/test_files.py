@@ -22,6 +22,7 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 NO_FIELD_FOR = {
     "deploy/kubernetes/envoy-gateway": {"status_on_error", "local_reply_missing"},
     "deploy/kubernetes/envoy-gateway, patched": {"status_on_error"},
+    "deploy/kubernetes/envoy-gateway 1.6.4, patched": {"status_on_error"},
 }
 ENVIRONMENT = {"REDIS_PASSWORD": "unused"}
 
@@ -39,6 +40,8 @@ def envoy_configs() -> Iterator[tuple[str, Object]]:
     yield "deploy/kubernetes/istio", equivalents.istio()
     yield "deploy/kubernetes/envoy-gateway", equivalents.envoy_gateway(patched=False)
     yield "deploy/kubernetes/envoy-gateway, patched", equivalents.envoy_gateway(patched=True)
+    newer = equivalents.envoy_gateway(patched=True, idle_by_route=False)
+    yield "deploy/kubernetes/envoy-gateway 1.6.4, patched", newer
 
 
 def router_configs() -> Iterator[tuple[str, str]]:
@@ -111,10 +114,23 @@ class EnvoyConfigs(unittest.TestCase):
                 if "envoy-gateway" not in name:
                     self.assertEqual(http["access_log"], stanza["access_log"])
                 self.assertEqual(http["stream_idle_timeout"], "900s")
-                for route in http["route_config"]["virtual_hosts"][0]["routes"]:
-                    self.assertEqual(route["route"]["timeout"], "0s")
                 (cluster,) = [c for c in config["static_resources"]["clusters"] if c["name"] == cluster]
                 self.assertEqual(cluster["circuit_breakers"], breakers)
+
+
+    def test_no_route_ends_an_answer_before_the_router_or_lets_it_be_silent_for_ever(self) -> None:
+        limits = yaml.safe_load((ROOT / "config/config.yaml").read_text())["limits"]
+        shared = yaml.safe_load(manifest("shared", "ConfigMap", "responses-router")["data"]["config.yaml"])
+        longest = (limits | shared.get("limits", {}))["exchange_seconds"]
+        for name, config in envoy_configs():
+            http = manager(config)
+            for route in http["route_config"]["virtual_hosts"][0]["routes"]:
+                with self.subTest(f"{name}: {route['match']}"):
+                    timeout = equivalents.seconds(route["route"]["timeout"])
+                    self.assertTrue(timeout > longest if "envoy-gateway" in name else timeout == 0, timeout)
+                    # A route's own wins over the connection manager's. That of Envoy Gateway is never below the timeout.
+                    idle = equivalents.seconds(route["route"].get("idle_timeout", http["stream_idle_timeout"]))
+                    self.assertEqual(idle, timeout if "idle_timeout" in route["route"] else 900)
 
 
 def without(config: Object, keys: set[str]) -> Object:
