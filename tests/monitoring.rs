@@ -65,6 +65,31 @@ fn metrics_of(expression: &str) -> BTreeSet<String> {
     names
 }
 
+/// Whether a row of docs/failures.md has a metric in backticks, with no labels but those that an expression may meet.
+fn tells_of(row: &str, metric: &str, expression: &str) -> bool {
+    let of_envoy = ["envoy_cluster_", "envoy_http_ext_proc_"].iter().find_map(|prefix| metric.strip_prefix(prefix));
+    // `cluster.<name>.upstream_…`, as Envoy itself names it.
+    let name = of_envoy.map_or_else(|| format!("`{}", metric.trim_end_matches("_bucket")), |name| format!(".{name}"));
+    row.match_indices(&name).any(|(at, _)| match row[at + name.len()..].split_once('`') {
+        Some(("", _)) => true,
+        Some((labels, _)) => {
+            let label = labels.strip_prefix('{').and_then(|labels| labels.strip_suffix("\"}")?.split_once("=\""));
+            label.is_some_and(|(label, value)| match asked(expression, metric, label) {
+                Some(values) => values.split('|').any(|asked| asked == value),
+                None => true,
+            })
+        }
+        None => false,
+    })
+}
+
+/// What an expression wants this label of a metric to be, alternatives with a bar between them.
+fn asked<'a>(expression: &'a str, metric: &str, label: &str) -> Option<&'a str> {
+    let (_, labels) = expression.split_once(&format!("{metric}{{"))?;
+    let (_, value) = labels.split_once('}')?.0.split_once(&format!("{label}="))?;
+    value.trim_start_matches('~').strip_prefix('"')?.split('"').next()
+}
+
 /// The names of all samples of a Prometheus text.
 fn samples(text: &str) -> BTreeSet<String> {
     let lines = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
@@ -157,7 +182,30 @@ fn every_alert_says_how_bad_it_is_and_links_to_what_to_do() {
         assert!(["critical", "warning", "info"].contains(&rule["labels"]["severity"].as_str().unwrap()), "{rule}");
         assert!(rule["annotations"]["summary"].as_str().unwrap().ends_with(['.', '?']), "{rule}");
         let anchor = rule["annotations"]["runbook"].as_str().unwrap().strip_prefix("docs/failures.md#").unwrap();
-        assert!(failures.contains(&format!("<a id=\"{anchor}\">")), "{anchor}");
+        let is_of_anchor = |line: &&str| line.contains(&format!("<a id=\"{anchor}\">"));
+        let row = failures.lines().find(is_of_anchor).unwrap_or_else(|| panic!("no row {anchor}"));
+        // The row is the right one if it has what the alert asks for among what rises.
+        let expression = rule["expr"].as_str().unwrap();
+        for metric in metrics_of(expression).iter().filter(|metric| !OF_PROMETHEUS.contains(&metric.as_str())) {
+            assert!(tells_of(row, metric, expression), "{}: {anchor} does not tell of {metric}", rule["alert"]);
+        }
+    }
+}
+
+#[test]
+fn a_row_tells_of_a_metric_by_its_name_and_by_labels_that_an_alert_asks_for() {
+    let row = "| `responses_router_a_total{outcome=\"x\"}`, `responses_router_b_seconds`, `cluster.r.upstream_c` |";
+    for (metric, expression, told) in [
+        ("responses_router_a_total", "responses_router_a_total", true),
+        ("responses_router_a_total", "responses_router_a_total{outcome=~\"x|y\"}", true),
+        ("responses_router_a_total", "responses_router_a_total{outcome=\"y\"}", false),
+        ("responses_router_a_total", "responses_router_a_total{route=\"y\"}", true),
+        ("responses_router_a", "responses_router_a", false),
+        ("responses_router_b_seconds_bucket", "responses_router_b_seconds_bucket", true),
+        ("envoy_cluster_upstream_c", "envoy_cluster_upstream_c{envoy_cluster_name=\"r\"}", true),
+        ("envoy_cluster_c", "envoy_cluster_c", false),
+    ] {
+        assert_eq!(tells_of(row, metric, expression), told, "{expression}");
     }
 }
 
