@@ -24,6 +24,12 @@ _EARLY = "type.googleapis.com/envoy.extensions.http.early_header_mutation.header
 _MODES = {"FullDuplexStreamed": "FULL_DUPLEX_STREAMED", "Streamed": "STREAMED", "Buffered": "BUFFERED"}
 # As Envoy Gateway sets it on each gRPC service of an extension.
 _GRPC_TIMEOUT = "10s"
+# How Istio's proxies find the cluster in the names of figures, from its envoy_bootstrap.json: the name has dots, and Envoy's own
+# rule ends at the first.
+_ISTIO_TAGS = {
+    "use_all_default_tags": False,
+    "stats_tags": [{"tag_name": "cluster_name", "regex": r"^cluster\.((.+?(\..+?\.svc\.cluster\.local)?)\.)"}],
+}
 # The least idle timeout that it gives to a route with a request timeout, in seconds.
 _LEAST_IDLE = 3600
 
@@ -54,6 +60,7 @@ def istio() -> Object:
                 if route["name"] == name:
                     _merge(route, value)
     http["route_config"]["virtual_hosts"][0]["routes"] = routes
+    config["stats_config"] = _ISTIO_TAGS
     return config
 
 
@@ -113,7 +120,7 @@ def envoy_gateway(*, patched: bool, idle_by_route: bool = True) -> Object:
         (rule,) = found["HTTPRoute", route]["rules"]
         (match,) = rule["matches"]
         assert match["path"]["type"] == "PathPrefix"
-        action: Object = {"cluster": "chat-backend", "upgrade_configs": [{"upgrade_type": "websocket"}]}
+        action: Object = {"cluster": f"httproute/responses-router/{route}/rule/0", "upgrade_configs": [{"upgrade_type": "websocket"}]}
         if route in targets:
             action["timeout"] = traffic["timeout"]["http"]["requestTimeout"]
             if idle_by_route:
@@ -126,7 +133,10 @@ def envoy_gateway(*, patched: bool, idle_by_route: bool = True) -> Object:
     http["route_config"]["virtual_hosts"][0]["routes"] = routes
     config["static_resources"]["clusters"] = [
         _cluster(cluster, ROUTER, _gateway_breakers(ext_proc["backendSettings"]["circuitBreaker"]), h2=True),
-        _cluster("chat-backend", UPSTREAM, _gateway_breakers(traffic["circuitBreaker"]), h2=False),
+        *(
+            _cluster(route["route"]["cluster"], UPSTREAM, _gateway_breakers(traffic["circuitBreaker"]), h2=False)
+            for route in routes
+        ),
     ]
     if patched:
         (patch,) = manifest("envoy-gateway", "EnvoyPatchPolicy", "responses")["spec"]["jsonPatches"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,13 @@ def manager(config: Object) -> Object:
     listener = config["static_resources"]["listeners"][0]
     found: Object = listener["filter_chains"][0]["filters"][0]["typed_config"]
     return found
+
+
+def is_watched(cluster: str) -> bool:
+    """Whether the alerts and the dashboard take a cluster of this name for the routers'."""
+    files = [ROOT / "config/prometheus/alerts.yaml", ROOT / "config/grafana/dashboard.json"]
+    patterns = [re.findall(r'cluster_name=~\\?"(.+?)\\?"', file.read_text()) for file in files]
+    # Two metrics in each, of which each has two labels.
+    assert [len(found) for found in patterns] == [4, 4]
+    (pattern,) = {pattern for found in patterns for pattern in found}
+    return re.fullmatch(pattern, cluster) is not None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
-from sources import BIN, COMPOSE, DEPLOY, KUBERNETES, ROOT, Object, documents, envoy_binary, manager, manifest, manifests, run
+from sources import BIN, COMPOSE, DEPLOY, KUBERNETES, ROOT, Object, documents, envoy_binary, is_watched, manager, manifest, manifests, run
 
 import equivalents
 from image import Image
@@ -117,6 +117,17 @@ class EnvoyConfigs(unittest.TestCase):
                 (cluster,) = [c for c in config["static_resources"]["clusters"] if c["name"] == cluster]
                 self.assertEqual(cluster["circuit_breakers"], breakers)
 
+
+    def test_alerts_and_dashboard_watch_the_routers_cluster_of_every_config_and_no_other(self) -> None:
+        for name, config in envoy_configs():
+            with self.subTest(name):
+                (found,) = [f for f in manager(config)["http_filters"] if f["name"].startswith("envoy.filters.http.ext_proc")]
+                ours = found["typed_config"]["grpc_service"]["envoy_grpc"]["cluster_name"]
+                clusters = {cluster["name"] for cluster in config["static_resources"]["clusters"]}
+                self.assertEqual({cluster for cluster in clusters if is_watched(cluster)}, {ours})
+        # As newer releases of Istio end it; and another Service of the router's namespace.
+        self.assertTrue(is_watched("outbound|50051||responses-router.responses-router.svc.cluster.local;"))
+        self.assertFalse(is_watched("outbound|8000||chat-backend.responses-router.svc.cluster.local"))
 
     def test_no_route_ends_an_answer_before_the_router_or_lets_it_be_silent_for_ever(self) -> None:
         limits = yaml.safe_load((ROOT / "config/config.yaml").read_text())["limits"]

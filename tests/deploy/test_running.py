@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import unittest
 
 import yaml
-from sources import Object, container, manifest, run
+from sources import Object, container, is_watched, manifest, run
 from topology import API, COMPOSE, ENVOY_ADMIN, ROUTER_ADMIN, Topology, compose_address, compose_services, status
 from upstream import SlowUpstream
 
@@ -153,6 +154,15 @@ class ControlPlanes(Topology):
         self.assertEqual(status(API, "/v1/models"), 401)
         self.assertEqual(status(API, "/v1/responsesX"), 404)
         self.assertEqual(self.streams(), before)
+        self.watched()
+
+    def watched(self) -> None:
+        """What Prometheus is told of the routers' cluster has the metrics, labels and names that the alerts ask for."""
+        told = run(["curl", "-sS", f"http://{ENVOY_ADMIN}/stats/prometheus"]).stdout
+        for metric in ("upstream_cx_connect_fail", "upstream_rq_active_overflow"):
+            names = re.findall(rf'^envoy_cluster_{metric}{{(?:envoy_)?cluster_name="(.+?)"}}', told, re.MULTILINE)
+            self.assertEqual([is_watched(name) for name in names].count(True), 1, names)
+            self.assertGreater(len(names), 1)
 
     def without_the_router(self, wanted: str) -> None:
         """What a client gets then: the status, and an error that Envoy makes."""
