@@ -45,6 +45,31 @@ pub(crate) fn remove(object: &mut Value, key: &str) {
     object.as_object_mut().unwrap().remove(key).unwrap();
 }
 
+/// What Envoy takes as booleans in YAML; JSON has the words in quotes.
+pub(crate) const TRUE_WORDS: [&str; 17] = [
+    "true", "True", "TRUE", "yes", "Yes", "YES", "y", "Y", "on", "On", "ON", "tRUE", "t", "\"true\"", "\"Yes\"",
+    "\"y\"", "\"1\"",
+];
+pub(crate) const FALSE_WORDS: [&str; 17] = [
+    "false",
+    "False",
+    "FALSE",
+    "no",
+    "No",
+    "NO",
+    "n",
+    "N",
+    "off",
+    "Off",
+    "OFF",
+    "fALSE",
+    "f",
+    "\"false\"",
+    "\"No\"",
+    "\"n\"",
+    "\"0\"",
+];
+
 fn checked(config: &Value, ours: &Ours) -> Report {
     check(config.to_string().as_bytes(), ours).unwrap()
 }
@@ -238,6 +263,26 @@ fn other_spellings_of_the_same_config_are_read_alike() {
     manager(&mut by_name)["rds"] = json!({"route_config_name": "responses"});
     by_name["route_configs"] = json!([{"route_config": routes}]);
     assert_eq!(findings(&by_name), expected);
+}
+
+#[test]
+fn the_words_for_booleans_are_read_as_envoy_reads_them() {
+    let text = std::fs::read_to_string(Path::new(ROOT).join("envoy/envoy.yaml")).unwrap();
+    let found = |field: &str, word: &str| -> Vec<_> {
+        let old = if field == "disabled" { "disabled: true" } else { "failure_mode_allow: false" };
+        let changed = text.replacen(old, &format!("{field}: {word}"), 1);
+        assert!(text.contains(old), "{old}");
+        let findings = check(changed.as_bytes(), &ours()).unwrap().findings;
+        findings.into_iter().map(|finding| finding.rule).collect()
+    };
+    for word in TRUE_WORDS {
+        assert_eq!(found("failure_mode_allow", word), ["failure_mode_allow"], "{word}");
+        assert_eq!(found("disabled", word), Vec::<&str>::new(), "{word}");
+    }
+    for word in FALSE_WORDS {
+        assert_eq!(found("failure_mode_allow", word), Vec::<&str>::new(), "{word}");
+        assert_eq!(found("disabled", word), ["filter_on_for_chat"], "{word}");
+    }
 }
 
 #[test]

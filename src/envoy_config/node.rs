@@ -195,9 +195,16 @@ impl<'a> At<'a> {
         self.get(field)?.text()
     }
 
-    /// Whether a field is true.
+    /// Whether Envoy reads a field as true.
     pub(super) fn is_true(&self, field: &str) -> bool {
-        self.get(field).is_some_and(|value| *value.node == Node::Bool(true))
+        // Protobuf takes these as texts, in YAML and in JSON, with quotes and without. `on` is a boolean of Envoy's YAML alone
+        // and without quotes alone: any other one, like every other word, Envoy refuses, and so needs no care here.
+        const TRUE: [&str; 6] = ["true", "yes", "on", "t", "y", "1"];
+        self.get(field).is_some_and(|value| match value.node {
+            Node::Bool(value) => *value,
+            Node::Text(text) => TRUE.iter().any(|word| text.eq_ignore_ascii_case(word)),
+            _ => false,
+        })
     }
 
     /// A number, which protobuf may write as a text.
@@ -271,6 +278,16 @@ mod tests {
         let (key, value) = root.get("typedPerFilterConfig").unwrap().members().next().unwrap();
         assert_eq!((key, value.path(), value.kind()), ("x.y", "typed_per_filter_config[\"x.y\"]", Some("k")));
         assert!(root.get("http").is_none());
+    }
+
+    #[test]
+    fn booleans_may_be_words() {
+        let node = read(
+            r#"{"a": [true, "yes", "On", "TRUE", "y", "1"], "b": [false, "no", "Off", "false", "n", "0", 1, "", null]}"#,
+        );
+        let is_true = |value: &Node| At::new(&Node::Map(vec![("c".to_owned(), value.clone())]), "").is_true("c");
+        let read = |field| At::new(&node, "").list(field).iter().map(|at| is_true(at.node())).collect::<Vec<_>>();
+        assert_eq!((read("a"), read("b")), (vec![true; 6], vec![false; 9]));
     }
 
     #[test]

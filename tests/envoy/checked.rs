@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use super::error_of;
-use crate::envoy_config::{cluster, filter, findings, good, manager, remove, routes};
+use crate::envoy_config::{FALSE_WORDS, TRUE_WORDS, cluster, filter, findings, good, manager, remove, routes};
 use crate::support::stack::http::{Reply, post, request};
 use crate::support::stack::process::venv_program;
 use crate::support::stack::upstream::Answer;
@@ -37,10 +37,14 @@ fn refusal(rule: &str, fault: fn(&mut Value)) -> String {
     let mut config = good();
     fault(&mut config);
     assert_eq!(findings(&config), [rule]);
+    validate(&config.to_string()).expect_err(rule)
+}
+
+/// Asks Envoy to validate a config, which is YAML, or JSON as YAML.
+fn validate(config: &str) -> Result<(), String> {
     let arguments = ["--mode", "validate", "--disable-hot-restart", "--config-yaml"];
-    let output = Command::new(venv_program("envoy")).args(arguments).arg(config.to_string()).output().unwrap();
-    assert!(!output.status.success(), "{rule}");
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    let output = Command::new(venv_program("envoy")).args(arguments).arg(config).output().unwrap();
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
 async fn status(reply: Reply) -> u16 {
@@ -57,6 +61,25 @@ async fn what_envoy_refuses_to_start_with() {
         address["socket_address"]["address"] = json!("router.local");
     });
     assert!(name.contains("malformed IP address"), "{name}");
+}
+
+#[test]
+fn envoy_reads_the_words_for_booleans_as_the_check_does() {
+    // It is the one filter that may not be off.
+    let name = "- name: envoy.filters.http.router\n";
+    let template = include_str!("../../envoy/envoy.yaml");
+    let with = |word: &str| validate(&template.replace(name, &format!("{name}            disabled: {word}\n")));
+    for word in TRUE_WORDS {
+        let refusal = with(word).expect_err(word);
+        assert!(refusal.contains("cannot be disabled by default"), "{word}: {refusal}");
+    }
+    for word in FALSE_WORDS {
+        assert_eq!(with(word), Ok(()), "{word}");
+    }
+    for word in ["oN", "\"on\"", "\"off\"", "1", "\" true\""] {
+        let refusal = with(word).expect_err(word);
+        assert!(refusal.contains("Unable to parse JSON as proto"), "{word}: {refusal}");
+    }
 }
 
 #[tokio::test]
