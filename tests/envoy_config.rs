@@ -142,8 +142,14 @@ fn what_tenants_need_of_envoy_is_looked_for_when_the_config_has_them() {
     assert_eq!(found(&config, header()), ["tenant_header_from_clients"]);
     assert_eq!(found(&config, metadata()), ["tenant_metadata_not_forwarded"]);
     assert_eq!(found(&config, OurTenancy::Untold), Vec::<&str>::new());
+    // Names of headers have no case.
+    let mut shouted = good();
+    let mutation = &mut manager(&mut shouted)["early_header_mutation_extensions"][0]["typed_config"]["mutations"][0];
+    assert_eq!(*mutation, json!({"remove": "x-tenant-id"}));
+    mutation["remove"] = json!("X-Tenant-Id");
+    assert_eq!(found(&shouted, header()), Vec::<&str>::new());
     // A filter before ours that knows the header, or one that verifies tokens.
-    insert_filter(&mut config, 0, http_filter("lua.v3.Lua", json!({"inline_code": "x-tenant-id"})));
+    insert_filter(&mut config, 0, http_filter("lua.v3.Lua", json!({"inline_code": "headers:remove('X-Tenant-ID')"})));
     assert_eq!(found(&config, header()), Vec::<&str>::new());
     let mut config = good();
     insert_filter(&mut config, 0, http_filter("jwt_authn.v3.JwtAuthentication", json!({})));

@@ -114,10 +114,19 @@ impl<'de> Visitor<'de> for Reading<'_> {
 impl Node {
     /// Whether a text, as a key or a value, holds these words.
     pub(super) fn mentions(&self, words: &str) -> bool {
+        self.any_text(&|text| text.contains(words))
+    }
+
+    /// Whether a text, as a key or a value, holds the name of a header, which is in lower case here and in any case there.
+    pub(super) fn mentions_header(&self, name: &str) -> bool {
+        self.any_text(&|text| text.to_ascii_lowercase().contains(name))
+    }
+
+    fn any_text(&self, is: &impl Fn(&str) -> bool) -> bool {
         match self {
-            Node::Text(text) => text.contains(words),
-            Node::List(items) => items.iter().any(|item| item.mentions(words)),
-            Node::Map(members) => members.iter().any(|(key, value)| key.contains(words) || value.mentions(words)),
+            Node::Text(text) => is(text),
+            Node::List(items) => items.iter().any(|item| item.any_text(is)),
+            Node::Map(members) => members.iter().any(|(key, value)| is(key) || value.any_text(is)),
             Node::Null | Node::Bool(_) | Node::Number(_) => false,
         }
     }

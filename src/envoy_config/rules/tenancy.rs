@@ -45,9 +45,9 @@ fn before<'m, 'a>(manager: &'m Manager<'a>, filter: &'m Filter<'a>) -> impl Iter
 
 fn header(manager: &Manager<'_>, filter: &Filter<'_>, name: &str, findings: &mut Findings) {
     let early = manager.at.get("early_header_mutation_extensions");
-    let taken_away = early.is_some_and(|early| early.node().mentions(name));
+    let taken_away = early.is_some_and(|early| early.node().mentions_header(name));
     // A filter that knows the header is taken at its word: Lua, ext_authz and the like set or remove it.
-    if !taken_away && !before(manager, filter).any(|other| !other.disabled && other.at.node().mentions(name)) {
+    if !taken_away && !before(manager, filter).any(|other| !other.disabled && other.at.node().mentions_header(name)) {
         let path = manager.at.path_of("early_header_mutation_extensions");
         findings.add(&OPEN_HEADER, path, format!("nothing takes {name} away from clients before the ext_proc filter"));
     }
