@@ -1,6 +1,7 @@
 //! `check --envoy`: the shipped configs are good, and each rule finds its fault alone. `envoy/checked.rs` asks a real
 //! Envoy whether the findings are true.
 
+mod dumps;
 mod faults;
 
 use std::collections::BTreeSet;

@@ -126,14 +126,34 @@ impl<'a> Found<'a> {
         if at.get("filter_chains").is_some() {
             self.listeners.push(at.clone());
         }
-        for item in at.items() {
-            self.walk(&item);
-        }
-        for (key, member) in at.members() {
-            if key == "clusters" && member.items().any(|cluster| cluster.get("name").is_some()) {
-                self.clusters.extend(member.items().filter(|cluster| cluster.kind().is_none()));
+        let items: Vec<_> = at.items().collect();
+        for item in &items {
+            match item.kind() {
+                Some(kind) if kind.ends_with(".BootstrapConfigDump") => self.walk_bootstrap(item, &items),
+                _ => self.walk(item),
             }
-            self.walk(&member);
+        }
+        for (key, member) in at.members().filter(|(key, _)| serves(at, key)) {
+            self.walk_member(key, &member);
+        }
+    }
+
+    fn walk_member(&mut self, key: &str, member: &At<'a>) {
+        if key == "clusters" && member.items().any(|cluster| cluster.get("name").is_some()) {
+            self.clusters.extend(member.items().filter(|cluster| cluster.kind().is_none()));
+        }
+        self.walk(member);
+    }
+
+    /// The bootstrap in a config dump, whose other parts mostly show what is in it once more: as `static_listeners` and
+    /// `static_clusters`. What they lack, where somebody asked for a part of the dump, is taken from here.
+    fn walk_bootstrap(&mut self, bootstrap: &At<'a>, dumps: &[At<'a>]) {
+        let Some(resources) = bootstrap.at(&["bootstrap", "static_resources"]) else { return };
+        for (key, member) in resources.members() {
+            let field = format!("static_{key}");
+            if dumps.iter().all(|dump| dump.list(&field).is_empty()) {
+                self.walk_member(key, &member);
+            }
         }
     }
 
@@ -160,6 +180,16 @@ impl<'a> Found<'a> {
         let clusters =
             clusters.into_iter().rev().filter_map(|cluster| Some((cluster.text_of("name")?, cluster))).collect();
         EnvoyConfig { managers: whole.into_iter().chain(pieces).collect(), clusters, listeners, loose }
+    }
+}
+
+/// Whether a member of a config dump's entry is there for requests: of a listener the dump also has the version that an update
+/// has replaced, the one that Envoy has refused, and the one that is to replace the present one.
+fn serves(entry: &At<'_>, key: &str) -> bool {
+    match key {
+        "draining_state" | "error_state" => false,
+        "warming_state" => entry.get("active_state").is_none(),
+        _ => true,
     }
 }
 
