@@ -3,6 +3,7 @@
 
 mod dumps;
 mod faults;
+mod filters;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 
 use regex::RegexBuilder;
 
-use super::model::{Filter, Host};
+use super::model::{Filter, Host, Manager};
 use super::node::At;
 
 /// A request, as far as routes look at it.
@@ -10,6 +10,18 @@ use super::node::At;
 pub(super) struct Request<'p> {
     pub(super) method: &'static str,
     pub(super) path: &'p str,
+}
+
+impl<'p> Request<'p> {
+    /// Those of the Responses API, which is at this path and has items such as this one.
+    pub(super) fn all(responses: &'p str, item: &'p str) -> [Self; 3] {
+        [("POST", responses), ("GET", item), ("DELETE", item)].map(|(method, path)| Request { method, path })
+    }
+}
+
+/// The path of an item below that of the Responses API.
+pub(super) fn item_path(responses: &str) -> String {
+    format!("{responses}/resp_0")
 }
 
 /// The routes that a request may take.
@@ -125,7 +137,7 @@ pub(super) enum Switch<'a> {
     /// Nothing: it is as in the chain.
     Unsaid,
     Off,
-    /// On, with these settings in place of the filter's.
+    /// On, with these settings of the route's own.
     On(Option<At<'a>>),
 }
 
@@ -142,8 +154,7 @@ pub(super) fn switch<'a>(route: &At<'a>, host: &Host<'a>, filter: &Filter<'_>) -
         return Switch::Off;
     }
     // The wrapper of any filter's settings.
-    let inner = if kind.ends_with(".FilterConfig") { message.get("config") } else { Some(message) };
-    Switch::On(inner.and_then(|config| config.get("overrides")))
+    Switch::On(if kind.ends_with(".FilterConfig") { message.get("config") } else { Some(message) })
 }
 
 /// Whether the filter sees the requests of a route.
@@ -152,6 +163,43 @@ pub(super) fn is_on(route: &At<'_>, host: &Host<'_>, filter: &Filter<'_>) -> boo
         Switch::Unsaid => !filter.disabled,
         Switch::Off => false,
         Switch::On(_) => true,
+    }
+}
+
+/// The routes by which requests of the Responses API come to our filter, as far as they are known.
+pub(super) struct OurRoutes<'m, 'a>(Vec<(&'m Host<'a>, At<'a>)>);
+
+impl<'m, 'a> OurRoutes<'m, 'a> {
+    pub(super) fn of(manager: &'m Manager<'a>, filter: &Filter<'a>, responses_path: &str) -> Self {
+        let item = item_path(responses_path);
+        let requests = Request::all(responses_path, &item);
+        let routes_of = |host: &'m Host<'a>| {
+            let choices = requests.map(|request| Choice::of(host, request));
+            let routes = choices.into_iter().flat_map(|choice| choice.perhaps.into_iter().chain(choice.surely));
+            routes.filter(|route| is_on(route, host, filter)).map(move |route| (host, route)).collect::<Vec<_>>()
+        };
+        Self(manager.hosts.iter().flat_map(routes_of).collect())
+    }
+
+    /// What the routes on which these requests meet a filter of the chain say of it: an entry for each of them, with its
+    /// settings. Where no route is known, the chain decides.
+    pub(super) fn meet(&self, filter: &Filter<'_>) -> Vec<Option<At<'a>>> {
+        let of_chain = || if filter.disabled { None } else { Some(None) };
+        if self.0.is_empty() {
+            return of_chain().into_iter().collect();
+        }
+        let of_route = |(host, route): &(&Host<'a>, At<'a>)| match switch(route, host, filter) {
+            Switch::Unsaid => of_chain(),
+            Switch::Off => None,
+            Switch::On(settings) => Some(settings),
+        };
+        self.0.iter().filter_map(of_route).collect()
+    }
+
+    /// Whether the requests meet a filter on each of these routes, with settings for which this holds.
+    pub(super) fn always_meet(&self, filter: &Filter<'_>, holds: impl Fn(Option<&At<'a>>) -> bool) -> bool {
+        let met = self.meet(filter);
+        met.len() == self.0.len().max(1) && met.iter().all(|settings| holds(settings.as_ref()))
     }
 }
 

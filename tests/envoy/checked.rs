@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::error_of;
 use crate::envoy_config::{FALSE_WORDS, TRUE_WORDS, cluster, filter, findings, good, manager, remove, routes};
-use crate::support::stack::http::{Reply, post, request};
+use crate::support::stack::http::{Reply, post, request, with_header};
 use crate::support::stack::process::venv_program;
 use crate::support::stack::upstream::Answer;
 use crate::support::stack::{Hold, Stack, StackOptions, chat};
@@ -24,8 +24,14 @@ async fn faulty_on(rule: &str, fault: fn(&mut Value), unix_socket: bool) -> Hold
     }
     let options = StackOptions { envoy: Some(Box::new(fault)), unix_socket, ..StackOptions::default() };
     let stack = Stack::start(options).await;
+    assert_eq!(dumped(&stack).await, [rule]);
     stack.upstream.answer("m", |_| Answer::completion("Hello."));
     stack
+}
+
+/// What the check says of the Envoy's own dump.
+async fn dumped(stack: &Stack) -> Vec<&'static str> {
+    findings(&serde_json::from_str(&stack.envoy.config_dump().await).unwrap())
 }
 
 fn hello() -> Value {
@@ -141,6 +147,30 @@ async fn authentication_behind_the_filter_does_not_guard_stored_responses() {
     let create = stack.send(denied(post("/v1/responses", &hello()))).await;
     assert_eq!(status(create).await, 403);
     let read = stack.send(denied(request("GET", &format!("/v1/responses/{}", super::id(&created))))).await;
+    assert_eq!(status(read).await, 200);
+}
+
+#[tokio::test]
+async fn authentication_that_the_route_switches_on_behind_the_filter_does_not_guard_stored_responses() {
+    let stack = faulty("authentication_after_filter", |c| {
+        let kind = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
+        let rbac = json!({"name": "rbac", "disabled": true, "typed_config": {"@type": kind}});
+        manager(c)["http_filters"].as_array_mut().unwrap().insert(1, rbac);
+        let good = json!({"header": {"name": "authorization", "string_match": {"exact": "Bearer good"}}});
+        let policy = json!({"permissions": [{"any": true}], "principals": [good]});
+        let rules = json!({"action": "ALLOW", "policies": {"good": policy}});
+        let per_route = json!({"@type": format!("{kind}PerRoute"), "rbac": {"rules": rules}});
+        // The route of the translated request has to have the settings as well.
+        for route in routes(c).as_array_mut().unwrap() {
+            let settings = route.as_object_mut().unwrap().entry("typed_per_filter_config").or_insert_with(|| json!({}));
+            settings["rbac"] = per_route.clone();
+        }
+    })
+    .await;
+    let create = || post("/v1/responses", &hello());
+    assert_eq!(status(stack.send(create()).await).await, 403);
+    let created = stack.send(with_header(create(), "authorization", "Bearer good")).await.json().await;
+    let read = stack.get(&format!("/v1/responses/{}", super::id(&created))).await;
     assert_eq!(status(read).await, 200);
 }
 

@@ -3,6 +3,8 @@
 use super::super::Ours;
 use super::super::finding::{Findings, Rule, Severity};
 use super::super::model::{Filter, Manager};
+use super::super::node::At;
+use super::super::routing::OurRoutes;
 
 const AFTER_ROUTER: Rule = Rule {
     name: "filter_after_router",
@@ -49,22 +51,28 @@ const OTHER_EXT_PROC: Rule = Rule {
 /// All rules of the order.
 pub(in super::super) fn check(manager: &Manager<'_>, filter: &Filter<'_>, ours: &Ours, findings: &mut Findings) {
     let Some(ours_at) = manager.filters.iter().position(|other| other.at.path() == filter.at.path()) else { return };
+    let routes = OurRoutes::of(manager, filter, &ours.responses_path);
     for (index, other) in manager.filters.iter().enumerate() {
         let before = index < ours_at;
-        if index == ours_at || other.disabled {
+        if index == ours_at {
             continue;
         }
         if other.kind.ends_with(".router.v3.Router") && before {
             findings.add(&AFTER_ROUTER, filter.at.path(), "the filter stands after the router filter");
         }
+        // A filter may be off in the chain and on by the route: Envoy Gateway writes all of its own so.
+        let met = routes.meet(other);
+        if met.is_empty() {
+            continue;
+        }
         if !before {
             authentication(other, findings);
         }
-        buffer(other, ours, findings);
+        buffer(other, &met, ours, findings);
         if before {
             compressor(other, findings);
         }
-        other_processor(other, findings);
+        other_processor(other, &met, findings);
     }
 }
 
@@ -75,11 +83,16 @@ fn authentication(other: &Filter<'_>, findings: &mut Findings) {
     }
 }
 
-fn buffer(other: &Filter<'_>, ours: &Ours, findings: &mut Findings) {
+fn buffer(other: &Filter<'_>, met: &[Option<At<'_>>], ours: &Ours, findings: &mut Findings) {
     if !other.kind.contains(".http.buffer.") {
         return;
     }
-    let limit = other.config.get("max_request_bytes").and_then(|bytes| bytes.number()).unwrap_or(0.0);
+    let limit_of = |settings: &Option<At<'_>>| {
+        let of_route = settings.as_ref().and_then(|settings| settings.get("buffer"));
+        let limit = of_route.as_ref().unwrap_or(&other.config).get("max_request_bytes");
+        limit.and_then(|bytes| bytes.number()).unwrap_or(0.0)
+    };
+    let limit = met.iter().map(limit_of).fold(f64::INFINITY, f64::min);
     if limit < ours.max_request_bytes as f64 {
         let problem = format!("a buffer filter takes requests of at most {limit} bytes");
         findings.add(&BUFFERS, other.at.path(), problem);
@@ -93,19 +106,21 @@ fn compressor(other: &Filter<'_>, findings: &mut Findings) {
     }
 }
 
-fn other_processor(other: &Filter<'_>, findings: &mut Findings) {
+fn other_processor(other: &Filter<'_>, met: &[Option<At<'_>>], findings: &mut Findings) {
     if !other.is_ext_proc() {
         return;
     }
     const MODES: [&str; 4] = ["NONE", "STREAMED", "BUFFERED", "BUFFERED_PARTIAL"];
-    let mode = other.config.at(&["processing_mode", "response_body_mode"]).and_then(|mode| mode.word(&MODES));
+    let buffers = |settings: &Option<At<'_>>| {
+        let of_route = settings.as_ref().and_then(|settings| settings.at(&["overrides", "processing_mode"]));
+        let modes = of_route.or_else(|| other.config.get("processing_mode"));
+        let mode = modes.and_then(|modes| modes.get("response_body_mode")?.word(&MODES));
+        matches!(mode, Some("BUFFERED" | "BUFFERED_PARTIAL"))
+    };
     let name = other.name;
-    match mode {
-        Some("BUFFERED" | "BUFFERED_PARTIAL") => {
-            findings.add(&OTHER_BUFFERS, other.at.path(), format!("the ext_proc filter `{name}` buffers answers"));
-        }
-        _ => {
-            findings.add(&OTHER_EXT_PROC, other.at.path(), format!("the ext_proc filter `{name}` is in the chain, too"))
-        }
+    if met.iter().any(buffers) {
+        findings.add(&OTHER_BUFFERS, other.at.path(), format!("the ext_proc filter `{name}` buffers answers"));
+    } else {
+        findings.add(&OTHER_EXT_PROC, other.at.path(), format!("the ext_proc filter `{name}` is in the chain, too"));
     }
 }

@@ -4,7 +4,7 @@ use super::super::Ours;
 use super::super::finding::{Findings, Rule, Severity};
 use super::super::model::{EnvoyConfig, Filter, Host, Manager};
 use super::super::node::At;
-use super::super::routing::{Choice, Request, Switch, clusters_of, is_on, switch};
+use super::super::routing::{Choice, Request, Switch, clusters_of, is_on, item_path, switch};
 use super::{cluster, filter as filter_rules, low_breakers, manager as manager_rules};
 
 const NOT_HERE: Rule = Rule {
@@ -196,13 +196,7 @@ fn names(scene: Scene<'_, '_>, findings: &mut Findings) {
 
 fn responses_route(scene: Scene<'_, '_>, host: &Host<'_>, findings: &mut Findings) {
     let Scene { filter, ours, .. } = scene;
-    let item = format!("{}/resp_0", ours.responses_path);
-    let requests = [
-        Request { method: "POST", path: &ours.responses_path },
-        Request { method: "GET", path: &item },
-        Request { method: "DELETE", path: &item },
-    ];
-    for request in requests {
+    for request in Request::all(&ours.responses_path, &item_path(&ours.responses_path)) {
         let Request { method, path } = request;
         let choice = Choice::of(host, request);
         let Some(route) = choice.first() else {
@@ -214,7 +208,9 @@ fn responses_route(scene: Scene<'_, '_>, host: &Host<'_>, findings: &mut Finding
             findings.add(&OFF, route.path(), problem);
             continue;
         }
-        if let Switch::On(Some(overrides)) = switch(route, host, filter) {
+        if let Switch::On(Some(settings)) = switch(route, host, filter)
+            && let Some(overrides) = settings.get("overrides")
+        {
             filter_rules::overrides(&overrides, findings);
         }
         wide_prefix(route, ours, findings);

@@ -2,6 +2,8 @@
 
 use super::super::finding::{Findings, Rule, Severity};
 use super::super::model::{Filter, Manager};
+use super::super::node::At;
+use super::super::routing::OurRoutes;
 use super::super::{OurTenancy, Ours};
 
 const OPEN_HEADER: Rule = Rule {
@@ -29,11 +31,11 @@ const NOT_VERIFIED: Rule = Rule {
 pub(in super::super) fn check(manager: &Manager<'_>, filter: &Filter<'_>, ours: &Ours, findings: &mut Findings) {
     match &ours.tenancy {
         OurTenancy::Untold => {}
-        OurTenancy::Header(name) => header(manager, filter, name, findings),
+        OurTenancy::Header(name) => header(manager, filter, name, ours, findings),
         OurTenancy::Metadata(namespace) => forwarded(filter, namespace, findings),
         OurTenancy::JwtClaim => {
             forwarded(filter, "envoy.filters.http.jwt_authn", findings);
-            verified(manager, filter, findings);
+            verified(manager, filter, ours, findings);
         }
     }
 }
@@ -43,11 +45,18 @@ fn before<'m, 'a>(manager: &'m Manager<'a>, filter: &'m Filter<'a>) -> impl Iter
     manager.filters.iter().take_while(|other| other.at.path() != filter.at.path())
 }
 
-fn header(manager: &Manager<'_>, filter: &Filter<'_>, name: &str, findings: &mut Findings) {
+fn header(manager: &Manager<'_>, filter: &Filter<'_>, name: &str, ours: &Ours, findings: &mut Findings) {
     let early = manager.at.get("early_header_mutation_extensions");
     let taken_away = early.is_some_and(|early| early.node().mentions_header(name));
-    // A filter that knows the header is taken at its word: Lua, ext_authz and the like set or remove it.
-    if !taken_away && !before(manager, filter).any(|other| !other.disabled && other.at.node().mentions_header(name)) {
+    let routes = OurRoutes::of(manager, filter, &ours.responses_path);
+    // A filter that knows the header is taken at its word: Lua, ext_authz and the like set or remove it. One that some requests
+    // pass by leaves theirs to them.
+    let knows = |at: &At<'_>| at.node().mentions_header(name);
+    let guards = |other: &Filter<'_>| {
+        let by_chain = knows(&other.at);
+        routes.always_meet(other, |settings| by_chain || settings.is_some_and(knows))
+    };
+    if !taken_away && !before(manager, filter).any(guards) {
         let path = manager.at.path_of("early_header_mutation_extensions");
         findings.add(&OPEN_HEADER, path, format!("nothing takes {name} away from clients before the ext_proc filter"));
     }
@@ -61,8 +70,10 @@ fn forwarded(filter: &Filter<'_>, namespace: &str, findings: &mut Findings) {
     }
 }
 
-fn verified(manager: &Manager<'_>, filter: &Filter<'_>, findings: &mut Findings) {
-    if !before(manager, filter).any(|other| other.kind.contains(".http.jwt_authn.")) {
+fn verified(manager: &Manager<'_>, filter: &Filter<'_>, ours: &Ours, findings: &mut Findings) {
+    let routes = OurRoutes::of(manager, filter, &ours.responses_path);
+    let verifies = |other: &Filter<'_>| other.kind.contains(".http.jwt_authn.") && !routes.meet(other).is_empty();
+    if !before(manager, filter).any(verifies) {
         findings.add(&NOT_VERIFIED, filter.at.path(), "no jwt_authn filter stands before the ext_proc filter");
     }
 }
