@@ -2,6 +2,7 @@
 //!
 //! The killed process is this test binary itself, which runs [`a_process_that_writes_until_it_is_killed`].
 
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -31,6 +32,12 @@ impl Directory {
 
     pub(crate) fn settings(&self, ttl: Duration) -> DiskSettings {
         settings(self.0.join("responses.redb"), ttl)
+    }
+
+    /// Keeps it until the thread ends, and so the test: a store refuses to write a file that has lost its name.
+    pub(crate) fn outlive_the_test(self) {
+        thread_local!(static KEPT: RefCell<Vec<Directory>> = const { RefCell::new(Vec::new()) });
+        KEPT.with_borrow_mut(|kept| kept.push(self));
     }
 }
 

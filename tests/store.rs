@@ -61,8 +61,7 @@ impl Backend for Disk {
     async fn open(&self, ttl: Duration) -> Arc<dyn ResponseStore> {
         let directory = Directory::new("contract");
         let store = DiskStore::open(&directory.settings(ttl)).unwrap();
-        // The file lives on without its name until the store is dropped.
-        drop(directory);
+        directory.outlive_the_test();
         Arc::new(store)
     }
 }
@@ -103,7 +102,7 @@ impl Backend for DiskSealed {
         let directory = Directory::new("sealed");
         let settings = DiskSettings { codec: sealing(), ..directory.settings(ttl) };
         let store = DiskStore::open(&settings).unwrap();
-        drop(directory);
+        directory.outlive_the_test();
         Arc::new(store)
     }
 }

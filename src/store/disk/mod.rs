@@ -3,7 +3,7 @@
 //! What it promises:
 //! - A put or a delete is acknowledged when it is flushed (`fdatasync`): neither `kill -9` nor a power cut takes it back.
 //! - A refresh is not waited for. It is visible to all after a moment and flushed with the next write, or within about a
-//!   second; a crash may lose that second's refreshes, never a record. What is asked for in order takes effect in order, so
+//!   second; a crash or an error of the disk may lose that second's refreshes, never a record. What is asked for in order takes effect in order, so
 //!   a child's acknowledged record stands behind refreshed parents.
 //! - An expired record is never returned, though its bytes are swept later. A refreshed record lives for at least the
 //!   time to live, and what the refresh adds, and up to 1/32 longer: a chain in steady use then writes its ancestors' expiries rarely.
@@ -12,7 +12,14 @@
 //! - Freed pages are used again; the file itself shrinks only where its end is free.
 //! - A killed router's file is checked from end to end when it is opened next: 0.5 s for 23,000 records of 2 KB. redb's
 //!   "quick repair" would spare that for a third to a half of the writes per second: not taken.
-//! - Errors of the disk are [`StoreError::Unavailable`]. The file is then opened anew by itself, at once and every second.
+//! - Errors of the disk are [`StoreError::Unavailable`]. After an error redb neither writes nor reads what it does not
+//!   hold in memory, so the file is then opened anew by itself, once and, where that fails, every second. Reads wait for it.
+//!   Writes are refused meanwhile and for a pause after it, so that a disk that stays full takes few reads' time.
+//! - A full disk leaves the store ready, like `max_bytes` that is reached: the router that has the file is the only one
+//!   that can read it, and if it were sent no requests, no write could show that there is room again.
+//! - A file that is removed or replaced while it is open is never made again, and no other one is read in its place. Writes
+//!   are refused and the store is not ready until the file is back or the router is started anew; reads of the open file
+//!   go on.
 //!
 //! Times are the system's clock's, since expiries outlive the process: set forward, records expire earlier, and vice
 //! versa.
@@ -24,7 +31,7 @@ mod tests;
 mod writer;
 
 use std::num::NonZeroU64;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
@@ -35,10 +42,10 @@ use async_trait::async_trait;
 use redb::Database;
 use tokio::sync::{Semaphore, oneshot};
 
-use self::file::File;
 pub use self::file::OpenError;
+use self::file::{File, Place, Trouble};
 use self::tables::{Holding, Snapshot};
-use self::writer::{Operation, Queued, Reopen, Rules, Writer};
+use self::writer::{MakeDatabase, Operation, Queued, Rules, Writer};
 use super::figures::{self, Figure, Tally};
 use super::{Record, RecordCodec, ResponseStore, StoreError, Touch};
 use crate::id::ResponseId;
@@ -123,25 +130,19 @@ impl DiskStore {
             max_bytes: settings.max_bytes.map(NonZeroU64::get),
         };
         let DiskSettings { path, cache_bytes, codec, .. } = settings.clone();
-        Self::over(Box::new(move || file::open(&path, cache_bytes)), rules, codec)
+        let make = move |path: &Path, file| file::database(path, file, cache_bytes);
+        Self::over(Place::make(&path)?, Box::new(make), rules, codec)
     }
 
-    fn over(reopen: Reopen, rules: Rules, codec: RecordCodec) -> Result<Self, OpenError> {
-        let file = Arc::new(File::new(reopen()?));
+    fn over(place: Place, make: MakeDatabase, rules: Rules, codec: RecordCodec) -> Result<Self, OpenError> {
+        let file = Arc::new(File::new(make(place.path(), place.open()?)?));
         let counters = Arc::new(Counters::default());
         // A file that cannot tell cannot be read either, and the first operation says so.
         if let Some(Ok(holding)) = file.with(tables::holding) {
             counters.holds(holding);
         }
         let (sender, queue) = mpsc::channel();
-        let writer = Writer {
-            file: Arc::clone(&file),
-            reopen,
-            queue,
-            rules,
-            counters: Arc::clone(&counters),
-            codec: codec.clone(),
-        };
+        let writer = Writer::new(Arc::clone(&file), place, make, queue, rules, Arc::clone(&counters), codec.clone());
         let thread = std::thread::Builder::new().name("disk-store".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(OpenError::NoThread)?;
         let queue = Arc::new(Semaphore::new(QUEUE_BYTES as usize));
@@ -164,19 +165,34 @@ impl DiskStore {
         self.enqueue(Operation::Refresh { ids, longer }, bytes, at).await
     }
 
-    /// Runs a read on a blocking thread.
+    /// Runs a read on a blocking thread; waits while the file is opened anew, until the caller's deadline.
     async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Database) -> Result<T, redb::Error> + Send + 'static,
+        read: impl Fn(&Database) -> Result<T, redb::Error> + Send + Sync + 'static,
     ) -> Result<T, StoreError> {
-        let file = Arc::clone(&self.file);
-        let result = tokio::task::spawn_blocking(move || file.with(read)).await;
-        match result {
-            Ok(Some(Ok(value))) => Ok(value),
-            Ok(Some(Err(error))) => Err(StoreError::Unavailable(format!("cannot read: {error}"))),
-            Ok(None) => Err(StoreError::Unavailable("the file is being opened anew".to_owned())),
-            Err(_) => Err(StoreError::Unavailable("the read did not end".to_owned())),
+        let read = Arc::new(read);
+        let mut phases = self.file.phases();
+        loop {
+            let attempts = phases.wait_for(|phase| !phase.opening).await.map_err(|_| gone())?.attempts;
+            let (file, read) = (Arc::clone(&self.file), Arc::clone(&read));
+            let result = tokio::task::spawn_blocking(move || file.with(|database| read(database))).await;
+            match result {
+                Ok(Some(Ok(value))) => return Ok(value),
+                // After an error, most likely of a write, the writer is about to open the file anew, if it is there.
+                Ok(Some(Err(redb::Error::PreviousIo))) if self.file.trouble() != Some(Trouble::Gone) => {
+                    phases.wait_for(|phase| phase.attempts > attempts).await.map_err(|_| gone())?;
+                }
+                Ok(Some(Err(error))) => return Err(StoreError::Unavailable(format!("cannot read: {error}"))),
+                Ok(None) if phases.borrow().opening || phases.borrow().attempts > attempts => {}
+                Ok(None) => return Err(self.refusal()),
+                Err(_) => return Err(StoreError::Unavailable("the read did not end".to_owned())),
+            }
         }
+    }
+
+    /// Why an operation got no answer.
+    fn refusal(&self) -> StoreError {
+        self.file.trouble().unwrap_or(Trouble::Failing).error()
     }
 }
 
@@ -188,7 +204,7 @@ impl ResponseStore for DiskStore {
         let bytes = document.len();
         let (reply, answer) = oneshot::channel();
         self.enqueue(Operation::Put { id: record.id.clone(), document, reply }, bytes, at).await?;
-        answer.await.unwrap_or_else(|_| Err(not_written()))
+        answer.await.unwrap_or_else(|_| Err(self.refusal()))
     }
 
     async fn load(&self, ids: &[ResponseId], touch: Touch) -> Result<Vec<Option<Arc<Record>>>, StoreError> {
@@ -204,10 +220,10 @@ impl ResponseStore for DiskStore {
                 let snapshot = Snapshot::of(database)?;
                 let mut to_refresh = Vec::new();
                 let mut records = Vec::with_capacity(ids.len());
-                for id in ids {
-                    let found = snapshot.read(&id, at, |document, expiry| (codec.decode(&id, document, Ok), expiry))?;
+                for id in &ids {
+                    let found = snapshot.read(id, at, |document, expiry| (codec.decode(id, document, Ok), expiry))?;
                     if found.as_ref().zip(due).is_some_and(|((_, expiry), due)| *expiry < due) {
-                        to_refresh.push(id);
+                        to_refresh.push(id.clone());
                     }
                     records.push(found.map(|(record, _)| record.map(Arc::new)).transpose());
                 }
@@ -227,12 +243,17 @@ impl ResponseStore for DiskStore {
     async fn delete(&self, id: &ResponseId) -> Result<bool, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.enqueue(Operation::Delete { id: id.clone(), reply }, 0, now()).await?;
-        answer.await.map_err(|_| not_written())
+        answer.await.map_err(|_| self.refusal())
     }
 
     async fn ready(&self) -> Result<(), StoreError> {
-        let alive = self.writer.as_ref().is_some_and(|(_, thread)| !thread.is_finished());
-        if !alive || self.file.is_failing() { Err(not_written()) } else { Ok(()) }
+        if self.writer.as_ref().is_none_or(|(_, thread)| thread.is_finished()) {
+            return Err(gone());
+        }
+        match self.file.trouble() {
+            None | Some(Trouble::Full) => Ok(()),
+            Some(trouble @ (Trouble::Gone | Trouble::Failing)) => Err(trouble.error()),
+        }
     }
 
     fn ttl(&self) -> Duration {
@@ -276,10 +297,6 @@ impl Drop for DiskStore {
             }
         }
     }
-}
-
-fn not_written() -> StoreError {
-    StoreError::Unavailable("the file could not be written".to_owned())
 }
 
 fn gone() -> StoreError {

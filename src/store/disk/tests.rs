@@ -1,14 +1,10 @@
 //! What only this store does: outliving its process, and living through errors of the disk.
 
-use std::io;
-use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+mod faults;
+
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
-use futures_util::FutureExt as _;
-use redb::StorageBackend;
-use redb::backends::FileBackend;
 use serde_json::value::RawValue;
 
 use super::*;
@@ -142,9 +138,10 @@ async fn a_refresh_is_kept_by_a_clean_end() {
 #[tokio::test]
 async fn what_expired_is_swept_without_any_request() {
     let directory = Directory::new();
-    let path = directory.settings().path;
+    let place = Place::make(&directory.settings().path).unwrap();
+    let make = |path: &Path, file| file::database(path, file, 1 << 20);
     let rules = Rules { ttl: 1, ..RULES };
-    let store = DiskStore::over(Box::new(move || file::open(&path, 1 << 20)), rules, RecordCodec::default()).unwrap();
+    let store = DiskStore::over(place, Box::new(make), rules, RecordCodec::default()).unwrap();
     // More than one commit sweeps.
     let puts = futures_util::future::join_all((0..600).map(|number| store.put(record(number, 10)))).await;
     assert!(puts.iter().all(Result::is_ok));
@@ -240,171 +237,6 @@ fn the_file_is_for_this_user_alone() {
     let directory = Directory::new();
     let _store = DiskStore::open(&directory.settings()).unwrap();
     assert_eq!(std::fs::metadata(directory.settings().path).unwrap().permissions().mode() & 0o777, 0o600);
-}
-
-/// A disk that can be full, or dead.
-#[derive(Debug, Default)]
-struct Health {
-    /// What lies where bytes were written before can still be overwritten.
-    full: AtomicBool,
-    dead: AtomicBool,
-    flushes: AtomicU64,
-    /// No flush begins while a test holds it.
-    hold: Mutex<()>,
-    written_up_to: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Faulty {
-    file: FileBackend,
-    health: Arc<Health>,
-}
-
-impl Faulty {
-    fn check(&self) -> io::Result<()> {
-        if self.health.dead.load(Ordering::Acquire) { Err(io::Error::other("the disk is dead")) } else { Ok(()) }
-    }
-}
-
-impl StorageBackend for Faulty {
-    fn len(&self) -> io::Result<u64> {
-        self.check()?;
-        self.file.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.check()?;
-        self.file.read(offset, out)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.check()?;
-        self.file.set_len(len)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.check()?;
-        drop(self.health.hold.lock());
-        self.health.flushes.fetch_add(1, Ordering::AcqRel);
-        self.file.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.check()?;
-        let end = offset + data.len() as u64;
-        if self.health.full.load(Ordering::Acquire) && end > self.health.written_up_to.load(Ordering::Acquire) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.health.written_up_to.fetch_max(end, Ordering::AcqRel);
-        self.file.write(offset, data)
-    }
-}
-
-fn faulty(path: &Path) -> (DiskStore, Arc<Health>) {
-    let health = Arc::new(Health::default());
-    let (path, disk) = (path.to_owned(), Arc::clone(&health));
-    let reopen = move || {
-        let io = |source| OpenError::Io { path: path.clone(), source };
-        let mut options = std::fs::OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
-        let backend = Faulty { file: FileBackend::new(file).unwrap(), health: Arc::clone(&disk) };
-        // No cache: a dead disk is noticed by reads, too.
-        let database = Database::builder().set_cache_size(0).create_with_backend(backend);
-        let database =
-            database.map_err(|error| OpenError::Damaged { path: path.clone(), problem: error.to_string() })?;
-        file::prepared(&path, database)
-    };
-    (DiskStore::over(Box::new(reopen), RULES, RecordCodec::default()).unwrap(), health)
-}
-
-#[tokio::test]
-async fn a_full_disk_is_unavailable_for_writes_and_not_for_reads() {
-    let directory = Directory::new();
-    let (store, health) = faulty(&directory.settings().path);
-    let mut acknowledged = Vec::new();
-    for round in 0..3 {
-        let first = 100 * round;
-        store.put(record(first, 1000)).await.unwrap();
-        acknowledged.push((first, 1000));
-        health.full.store(true, Ordering::Release);
-        let mut refused = None;
-        // Free pages may hold some.
-        for number in first + 1..first + 100 {
-            match store.put(record(number, 100_000)).await {
-                Ok(()) => acknowledged.push((number, 100_000)),
-                Err(error) => {
-                    refused = Some(error);
-                    break;
-                }
-            }
-        }
-        assert!(matches!(refused, Some(StoreError::Unavailable(_))), "{refused:?}");
-        for (number, payload) in &acknowledged {
-            let loaded = eventually(async || load(&store, *number, Touch::Keep).await.ok()).await;
-            assert_eq!(loaded.unwrap(), record(*number, *payload));
-        }
-        health.full.store(false, Ordering::Release);
-        eventually(async || store.put(record(first + 99, 100_000)).await.ok()).await;
-        acknowledged.push((first + 99, 100_000));
-        store.ready().await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn a_dead_disk_is_unavailable_and_the_store_recovers_by_itself() {
-    let directory = Directory::new();
-    let (store, health) = faulty(&directory.settings().path);
-    store.put(record(0, 1000)).await.unwrap();
-    for round in 1..=2 {
-        health.dead.store(true, Ordering::Release);
-        for number in 100..105 {
-            let error = store.put(record(number, 1000)).await.unwrap_err();
-            assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-        }
-        assert!(matches!(store.delete(&ResponseId::from_bits(0)).await, Err(StoreError::Unavailable(_))));
-        eventually(async || store.ready().await.err()).await;
-        health.dead.store(false, Ordering::Release);
-        // Without any request.
-        eventually(async || store.ready().await.ok()).await;
-        store.put(record(round, 1000)).await.unwrap();
-        for number in 0..=round {
-            assert_eq!(load(&store, number, Touch::Keep).await.unwrap().unwrap(), record(number, 1000));
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_read_that_fails_is_no_missing_record() {
-    let directory = Directory::new();
-    let (store, health) = faulty(&directory.settings().path);
-    store.put(record(1, 1000)).await.unwrap();
-    health.dead.store(true, Ordering::Release);
-    assert!(matches!(load(&store, 1, Touch::Keep).await, Err(StoreError::Unavailable(_))));
-    // Nobody writes, yet it comes back.
-    health.dead.store(false, Ordering::Release);
-    eventually(async || load(&store, 1, Touch::Keep).await.ok()).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writers_at_the_same_time_share_flushes() {
-    let directory = Directory::new();
-    let (store, health) = faulty(&directory.settings().path);
-    let store = Arc::new(store);
-    let before = health.flushes.load(Ordering::Acquire);
-    let writers = (0..500).map(|number| {
-        let store = Arc::clone(&store);
-        async move { store.put(record(number, 100)).await.unwrap() }
-    });
-    // Unconstrained, one poll queues them all.
-    let mut writers = tokio::task::unconstrained(futures_util::future::join_all(writers));
-    {
-        let _held = health.hold.lock().unwrap();
-        assert!((&mut writers).now_or_never().is_none());
-        assert!(QUEUE_BYTES as usize - store.queue.available_permits() >= 500 * OPERATION_BYTES);
-    }
-    writers.await;
-    let flushes = health.flushes.load(Ordering::Acquire) - before;
-    assert!(flushes < 100, "{flushes} flushes for 500 records");
 }
 
 #[tokio::test]
