@@ -16,4 +16,5 @@ pub mod raw;
 pub mod raw_walk;
 pub mod responses;
 pub mod stored_item;
+mod tolerant;
 pub mod tool_call;

@@ -305,11 +305,14 @@ fn add_input(
         }
         let normal = normalise(&object, &item, &item_id).map_err(unserialisable)?;
         let is_replay = transcript.add(own_id.map(Cow::Owned), item, origin, &format_args!("input[{index}]"), lossy)?;
-        // The very item stands in this input already. Under another id the next turn would not know it again.
-        if !(repeats_id && is_replay) {
+        if repeats_id {
+            // The very item stands in this input already. Under another id the next turn would not know it again.
+            if is_replay {
+                continue;
+            }
             used.insert(item_id);
-            normalised.push(normal);
         }
+        normalised.push(normal);
     }
     Ok(normalised)
 }
