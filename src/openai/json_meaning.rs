@@ -1,7 +1,7 @@
 //! Whether two JSON texts say the same, however they are written, without a value being made of either.
 //!
 //! Clients read arguments and schemas and write them again. A text of a few megabytes may become a value of a gigabyte,
-//! and may be compared with thousands of others: so it is walked once, to a digest, and walked only if the texts differ.
+//! and may be compared with thousands of others: so it is walked to a digest, once, and only if it differs from another.
 
 use std::cell::OnceCell;
 use std::fmt;
@@ -38,9 +38,8 @@ impl<T: AsRef<str>> JsonMeaning<T> {
     }
 
     /// Whether the other says the same: white space, escapes, the order of members and how a number is written do not
-    /// matter. A number is what JavaScript reads, whose clients write 1.0 as 1. Of
-    /// a key that repeats the last member counts. Texts that are no JSON, or deeper than 127 levels, say the same only if they
-    /// are the same.
+    /// matter. A number is what JavaScript reads, whose clients write 1.0 as 1. Of a key that repeats the last member
+    /// counts. Texts that are no JSON, or deeper than 127 levels, say the same only if they are the same.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         self.text() == other.text() || self.digest().is_some_and(|digest| other.digest() == Some(digest))
