@@ -17,9 +17,6 @@ use crate::openai::responses::ResponseError;
 use crate::translate::upstream_error::UpstreamError;
 use crate::translate::{AnswerForm, Plan, ResponseStream};
 
-/// The most of an upstream's error body that is read, in bytes.
-const MAX_ERROR_BYTES: usize = 1 << 20;
-
 /// An error of the upstream, or of Envoy on its behalf, in the contract's shape, its status and retry headers kept.
 /// `asked` is there when the request had gone up: its plan, and its lineage.
 pub(super) async fn upstream_error(
@@ -71,7 +68,7 @@ pub(super) async fn upstream_error(
 
 /// The body of an error, or nothing of one that is too large to be a message.
 async fn error_body(router: &Router, envoy: &mut Envoy, deadline: Instant) -> Result<(Bytes, EndedBy), Interrupt> {
-    let mut collector = BodyCollector::new(MAX_ERROR_BYTES);
+    let mut collector = BodyCollector::new(UpstreamError::MAX_BYTES);
     let mut too_large = false;
     loop {
         match router.next(envoy, deadline).await? {
@@ -98,7 +95,7 @@ fn normalised(head: &ResponseHead, body: Bytes) -> WireError {
             status => UpstreamError::default().wire(status),
         };
     }
-    let body = body::decode(&head.headers, body, MAX_ERROR_BYTES).unwrap_or_default();
+    let body = body::decode(&head.headers, body, UpstreamError::MAX_BYTES).unwrap_or_default();
     match head.status {
         400..=599 => UpstreamError::parse(&body).wire(head.status),
         // A redirect is of no use to a client that asked us.

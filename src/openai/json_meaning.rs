@@ -27,12 +27,6 @@ impl<T: AsRef<str>> JsonMeaning<T> {
 
     /// The text as it came.
     #[must_use]
-    pub fn text(&self) -> &str {
-        self.text.as_ref()
-    }
-
-    /// The text as it came.
-    #[must_use]
     pub fn into_text(self) -> T {
         self.text
     }
@@ -42,11 +36,11 @@ impl<T: AsRef<str>> JsonMeaning<T> {
     /// counts. Texts that are no JSON, or deeper than 127 levels, say the same only if they are the same.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        self.text() == other.text() || self.digest().is_some_and(|digest| other.digest() == Some(digest))
+        self.text.as_ref() == other.text.as_ref() || self.digest().is_some_and(|digest| other.digest() == Some(digest))
     }
 
     fn digest(&self) -> Option<u64> {
-        *self.digest.get_or_init(|| digest(self.text()))
+        *self.digest.get_or_init(|| digest(self.text.as_ref()))
     }
 }
 

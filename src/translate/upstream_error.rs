@@ -11,9 +11,6 @@ use crate::openai::chat_answer::ChatAnswer;
 use crate::openai::error::WireError;
 use crate::openai::responses::ResponseError;
 
-/// The longest error that is read in an answer's place. An answer may be much larger, and JSON takes many times its size.
-const MAX_REPORTED_BYTES: usize = 1 << 20;
-
 /// The longest upstream message that is passed on, in characters.
 const MAX_MESSAGE_CHARS: usize = 2000;
 
@@ -28,6 +25,10 @@ pub struct UpstreamError {
 }
 
 impl UpstreamError {
+    /// The longest error that is read, in bytes. An answer, in whose place one may stand, may be much longer, and JSON takes many
+    /// times its size.
+    pub const MAX_BYTES: usize = 1 << 20;
+
     /// Reads an error body: `{"error":{…}}`, `{"error":"…"}`, `{"detail":…}`, `{"object":"error",…}`, `{"message":…}`.
     #[must_use]
     pub fn parse(body: &[u8]) -> Self {
@@ -47,7 +48,7 @@ impl UpstreamError {
         let says_something = |raw: &RawValue| !matches!(raw.get(), "null" | "false" | "\"\"" | "{}");
         let reported =
             answer.error.is_some_and(says_something) || event == b"error" || answer.object.as_deref() == Some("error");
-        let parsed = || if data.len() <= MAX_REPORTED_BYTES { Self::parse(data) } else { Self::default() };
+        let parsed = || if data.len() <= Self::MAX_BYTES { Self::parse(data) } else { Self::default() };
         reported.then(parsed)
     }
 

@@ -89,6 +89,11 @@ async fn a_full_redis_refuses_writes_and_goes_on_being_read() {
         (&*last.kind, &last.data["response"]["error"]["code"]),
         ("response.failed", &json!("context_length_exceeded"))
     );
+    let metrics = stack.router.told("/metrics").await;
+    let counted = metrics.lines().find(|line| {
+        line.starts_with("responses_router_errors_total{") && line.contains(r#"code="context_length_exceeded""#)
+    });
+    assert!(counted.is_some_and(|line| line.ends_with(" 1")), "{counted:?}");
     server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     stack.created(&body(Some(id(&first)), true)).await;
 }

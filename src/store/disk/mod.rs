@@ -45,7 +45,7 @@ use tokio::sync::{Semaphore, oneshot};
 pub use self::file::OpenError;
 use self::file::{File, Place, Trouble};
 use self::tables::{Holding, Snapshot};
-use self::writer::{MakeDatabase, Operation, Queued, Rules, Writer};
+use self::writer::{MakeDatabase, Operation, Queued, Recovery, Rules, Writer};
 use super::figures::{self, Figure, Tally};
 use super::{Record, RecordCodec, ResponseStore, StoreError, Touch};
 use crate::id::ResponseId;
@@ -142,7 +142,16 @@ impl DiskStore {
             counters.holds(holding);
         }
         let (sender, queue) = mpsc::channel();
-        let writer = Writer::new(Arc::clone(&file), place, make, queue, rules, Arc::clone(&counters), codec.clone());
+        let writer = Writer {
+            file: Arc::clone(&file),
+            place,
+            make,
+            queue,
+            rules,
+            counters: Arc::clone(&counters),
+            codec: codec.clone(),
+            recovery: Recovery::default(),
+        };
         let thread = std::thread::Builder::new().name("disk-store".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(OpenError::NoThread)?;
         let queue = Arc::new(Semaphore::new(QUEUE_BYTES as usize));

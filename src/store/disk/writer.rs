@@ -85,13 +85,19 @@ pub(super) type MakeDatabase = Box<dyn Fn(&Path, std::fs::File) -> Result<Databa
 
 /// The writer's thread.
 pub(super) struct Writer {
-    file: Arc<File>,
-    place: Place,
-    make: MakeDatabase,
-    queue: Receiver<Queued>,
-    rules: Rules,
-    counters: Arc<Counters>,
-    codec: RecordCodec,
+    pub(super) file: Arc<File>,
+    pub(super) place: Place,
+    pub(super) make: MakeDatabase,
+    pub(super) queue: Receiver<Queued>,
+    pub(super) rules: Rules,
+    pub(super) counters: Arc<Counters>,
+    pub(super) codec: RecordCodec,
+    pub(super) recovery: Recovery,
+}
+
+/// What is remembered of the last errors; at first there were none.
+#[derive(Debug, Default)]
+pub(super) struct Recovery {
     /// Until when the file is left alone.
     paused: Option<Instant>,
     /// When the last error was.
@@ -123,19 +129,6 @@ struct Done {
 }
 
 impl Writer {
-    pub(super) fn new(
-        file: Arc<File>,
-        place: Place,
-        make: MakeDatabase,
-        queue: Receiver<Queued>,
-        rules: Rules,
-        counters: Arc<Counters>,
-        codec: RecordCodec,
-    ) -> Self {
-        let (paused, failed, anew, told, tell_end) = (None, None, false, None, false);
-        Self { file, place, make, queue, rules, counters, codec, paused, failed, anew, told, tell_end }
-    }
-
     /// Works until every sender is gone and the queue is empty; then flushes and closes the file.
     pub(super) fn run(mut self) {
         let mut done = Done { flushed: true, more_expired: false };
@@ -175,7 +168,7 @@ impl Writer {
             // It is back; whether it can be written is seen next.
             self.file.set_trouble(Some(Trouble::Failing));
         }
-        if self.paused.is_some_and(|until| Instant::now() < until) {
+        if self.recovery.paused.is_some_and(|until| Instant::now() < until) {
             return false;
         }
         if !self.file.is_open() {
@@ -183,7 +176,7 @@ impl Writer {
                 return false;
             }
             // The pause was before it.
-            self.paused = None;
+            self.recovery.paused = None;
         }
         true
     }
@@ -196,10 +189,10 @@ impl Writer {
         let began = Instant::now();
         let database = self.place.open().and_then(|file| (self.make)(self.place.path(), file));
         let ended = Instant::now();
-        self.paused = Some(ended + PAUSE.max(ended.duration_since(began).saturating_mul(PAUSE_FACTOR)));
+        self.recovery.paused = Some(ended + PAUSE.max(ended.duration_since(began).saturating_mul(PAUSE_FACTOR)));
         match database {
             Ok(database) => {
-                self.anew = true;
+                self.recovery.anew = true;
                 self.file.reopened(Some(database));
                 true
             }
@@ -218,11 +211,11 @@ impl Writer {
         if self.file.set_trouble(Some(trouble)) == Some(trouble) {
             return;
         }
-        if self.told.is_some_and(|(told, at)| told == trouble && at.elapsed() < LOG_PAUSE) {
+        if self.recovery.told.is_some_and(|(told, at)| told == trouble && at.elapsed() < LOG_PAUSE) {
             return;
         }
-        self.told = Some((trouble, Instant::now()));
-        self.tell_end = true;
+        self.recovery.told = Some((trouble, Instant::now()));
+        self.recovery.tell_end = true;
         tracing::error!(%error, "the disk store cannot write until this is over, and tries by itself");
     }
 
@@ -257,8 +250,11 @@ impl Writer {
     /// earlier groups left.
     fn work(&mut self, group: Vec<Queued>, flush: bool) -> Option<Done> {
         // An empty commit needs little room, and once it is there an error after it costs no reading through.
-        let result =
-            if self.anew && (flush || !group.is_empty()) { self.caught(&[], true).map(|_| ()) } else { Ok(()) };
+        let result = if self.recovery.anew && (flush || !group.is_empty()) {
+            self.caught(&[], true).map(|_| ())
+        } else {
+            Ok(())
+        };
         match result.and_then(|()| self.caught(&group, flush)) {
             Ok((done, outcomes)) => {
                 if done.flushed && (flush || !group.is_empty()) {
@@ -270,7 +266,7 @@ impl Writer {
             }
             Err((trouble, error)) => {
                 self.complain(trouble, &error);
-                self.failed = Some(Instant::now());
+                self.recovery.failed = Some(Instant::now());
                 self.refuse(group);
                 self.open_anew();
                 None
@@ -280,10 +276,10 @@ impl Writer {
 
     /// Takes note of a flush that succeeded. One without a record shows nothing of room for records.
     fn recovered(&mut self, with_operations: bool) {
-        self.anew = false;
+        self.recovery.anew = false;
         if with_operations || self.file.trouble() != Some(Trouble::Full) {
             self.file.set_trouble(None);
-            if std::mem::take(&mut self.tell_end) {
+            if std::mem::take(&mut self.recovery.tell_end) {
                 tracing::info!("the disk store writes again");
             }
         }
@@ -311,7 +307,7 @@ impl Writer {
         let refreshes_only = outcomes.iter().all(|outcome| matches!(outcome, Outcome::Refreshed));
         let flushed = flush || !refreshes_only || swept > 0;
         transaction.set_durability(if flushed { Durability::Immediate } else { Durability::None })?;
-        if flushed && self.failed.is_some_and(|at| at.elapsed() < WARY) {
+        if flushed && self.recovery.failed.is_some_and(|at| at.elapsed() < WARY) {
             transaction.set_quick_repair(true);
         }
         transaction.commit()?;

@@ -15,17 +15,16 @@ impl ResponseStream {
         let is_split = self.think.as_ref().is_some_and(ThinkSplitter::has_begun);
         let mut rest = Message::default();
         if let Some(content) = message.content.as_deref().filter(|_| !is_split) {
-            rest.content = rest_of(content, self.came(Kind::Text)).map(|text| Cow::Owned(text.to_owned()));
+            rest.content = rest_of(content, self.came(Kind::Text));
         }
         if is_split || self.came(Kind::Text).next().is_some() {
             logprobs.clear();
         }
         if let Some(reasoning) = message.reasoning_text() {
-            rest.reasoning_content =
-                rest_of(&reasoning, self.came(Kind::Reasoning)).map(|text| Cow::Owned(text.to_owned()));
+            rest.reasoning_content = rest_of(&reasoning, self.came(Kind::Reasoning));
         }
         if let Some(refusal) = message.refusal.as_deref() {
-            rest.refusal = rest_of(refusal, self.came(Kind::Refusal)).map(|text| Cow::Owned(text.to_owned()));
+            rest.refusal = rest_of(refusal, self.came(Kind::Refusal));
         }
         rest.tool_calls = self.rest_of_calls(&message.tool_calls);
         let logprobs = logprobs::of_text(rest.content.as_deref().unwrap_or_default(), logprobs);
@@ -117,6 +116,41 @@ impl Kind {
 }
 
 /// Of a whole text what comes behind the pieces that came; nothing if it does not begin with them.
-fn rest_of<'m, 'c>(whole: &'m str, mut came: impl Iterator<Item = &'c str>) -> Option<&'m str> {
-    came.try_fold(whole, |rest, piece| rest.strip_prefix(piece))
+fn rest_of<'a>(whole: &str, mut came: impl Iterator<Item = &'a str>) -> Option<Cow<'static, str>> {
+    let rest = came.try_fold(whole, |rest, piece| rest.strip_prefix(piece))?;
+    Some(Cow::Owned(rest.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::id::ResponseId;
+    use crate::translate::{AnswerForm, CreateRequest, Past, Settings, request};
+
+    fn stream() -> ResponseStream {
+        let settings = Settings::default();
+        let create = CreateRequest::parse(br#"{"model":"m","input":"hi","stream":true}"#, &settings.request).unwrap();
+        let translated = request(create, Past::default(), &settings, None, ResponseId::from_bits(1), 0).unwrap();
+        ResponseStream::new(translated.plan, AnswerForm::Events, &settings)
+    }
+
+    /// Each of them is looked for among those before it, so a frame of millions must not be gone through.
+    #[test]
+    fn calls_beyond_the_most_that_an_answer_may_have_are_not_gathered() {
+        let calls: Vec<Value> = (0..4 * MAX_CALLS).map(|index| json!({"index": index})).collect();
+        let streamed = json!({"choices": [{"delta": {"tool_calls": calls}}]});
+        let closing = json!({"choices": [{"message": {"tool_calls": calls}, "finish_reason": "stop"}]});
+        for frame in [streamed, closing.clone()] {
+            let mut stream = stream();
+            stream.push(format!("data: {frame}\n\n").as_bytes());
+            assert!(stream.has_failed());
+            assert_eq!(stream.calls.len(), MAX_CALLS + 1);
+        }
+        let mut unstreamed = stream();
+        unstreamed.push_completion(closing.to_string().as_bytes()).unwrap();
+        assert!(unstreamed.has_failed());
+        assert_eq!(unstreamed.calls.len(), MAX_CALLS + 1);
+    }
 }
