@@ -169,7 +169,7 @@ bench: preflight-redis venv ## Measure the router beside Envoy alone and a proce
 
 .PHONY: bench-growth
 bench-growth: preflight-redis venv ## Measure how cost grows with history, body, live streams and routers
-	$(bench_stack) --only history,bodies,streams,routers $(BENCH_FLAGS)
+	$(bench_stack) --only history,bodies,beside,streams,routers $(BENCH_FLAGS)
 
 .PHONY: bench-plots
 bench-plots: $(bench_venv_ready) ## Draw docs/performance/*.json, and write their tables into the documents

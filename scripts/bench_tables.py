@@ -31,6 +31,7 @@ def of(stack: Json, growth: Json, *, day: Callable[[int], str]) -> dict[str, str
         tables[name] = _delays(cases.get(name))
     for name in ("history", "bodies", "streams", "routers", "router-turns"):
         tables[name] = _growth(grown.get(name))
+    tables["beside"] = _beside(grown.get("beside"))
     return tables
 
 
@@ -164,6 +165,16 @@ def _growth(growth: Json | None) -> str:
                 [f"{point['at']:,}", *cells[:6], cells[7], cells[8], median(row["event_p50_us"], 0), mib(kib["processor"])]
             )
     return _table([*head, "router RSS MiB"], rows)
+
+
+def _beside(growth: Json | None) -> str:
+    head = ["bytes of a request", "row", "event p50 µs", "event p99 µs"]
+    rows = [
+        [f"{point['at']:,}", row["title"], median(row["event_p50_us"], 0), median(row["event_p99_us"], 0)]
+        for point in (growth["points"] if growth else [])
+        for row in point["case"]["rows"]
+    ]
+    return _table(head, rows)
 
 
 def _one_core(cases: dict[str, Json]) -> str:

@@ -19,6 +19,7 @@ use responses_router::config::{
 };
 use responses_router::envoy_config::{self, Ours};
 use responses_router::extproc::admission::Admission;
+use responses_router::extproc::apart::Apart;
 use responses_router::extproc::exchange::Router;
 use responses_router::extproc::keeping::Keeping;
 use responses_router::extproc::policy::Policy;
@@ -45,6 +46,10 @@ use tokio_util::task::TaskTracker;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const EXIT_BAD_CONFIG: u8 = 64;
+
+/// How long a thread for large bodies and for the disk store waits for more work. What the allocator keeps for a thread goes
+/// with it.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
 
 /// How long a router may take to tell its health: less than the second that Kubernetes' probes wait by default.
 const PROBE: Duration = Duration::from_millis(900);
@@ -154,7 +159,7 @@ fn run(config: &Config, tls: Option<Tls>) -> Result<(), AnyError> {
         1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
-    runtime.worker_threads(threads).enable_all().build()?.block_on(serve(config, tls))
+    runtime.worker_threads(threads).thread_keep_alive(IDLE_THREAD).enable_all().build()?.block_on(serve(config, tls))
 }
 
 async fn serve(config: &Config, tls: Option<Tls>) -> Result<(), AnyError> {
@@ -320,6 +325,7 @@ fn router(
             metrics: Arc::clone(&metrics),
         },
         admission: Arc::new(Admission::new(limits.max_live_exchanges, limits.max_buffered_bytes)),
+        apart: Apart::default(),
         reporter: Arc::new(reporter(telemetry, metrics, traces)),
         policy: Policy {
             chat_path: format!("{}{}", response_api.path_prefix, upstream.chat_path).into(),

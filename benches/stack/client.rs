@@ -33,6 +33,12 @@ const OPENING: usize = 64;
 /// The length of the text of every request unless a load says otherwise: 2 KB with what stands around it.
 pub(crate) const REQUEST_BYTES: usize = 1950;
 
+/// Streams at a model's pace: how many, of how many tokens, when the first comes, and how far they are apart.
+pub(crate) const PACED_STREAMS: usize = 8;
+pub(crate) const PACED_CHUNKS: usize = 60;
+pub(crate) const PACED_THINKING: Duration = Duration::from_millis(200);
+pub(crate) const PACED_BETWEEN: Duration = Duration::from_millis(20);
+
 /// What the backend is to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) enum Answer {
@@ -79,6 +85,13 @@ impl Load {
     pub(crate) fn new(answer: Answer, requests: usize, concurrency: usize) -> Self {
         Self { answer, requests, concurrency, text_bytes: REQUEST_BYTES, past: Arc::default() }
     }
+
+    /// Streams at a model's pace: with a comment before the first token or with nothing, each with a beat of its own or all
+    /// in step.
+    pub(crate) fn at_a_pace(comment: bool, in_step: bool) -> Self {
+        let pace = Pace { between: PACED_BETWEEN, thinking: PACED_THINKING, comment, in_step };
+        Self::new(Answer::Stream { chunks: PACED_CHUNKS, pace: Some(pace) }, PACED_STREAMS, PACED_STREAMS)
+    }
 }
 
 /// A stamped chunk's way from the backend to the client, in nanoseconds of [`mock::clock`].
@@ -100,6 +113,8 @@ pub(crate) struct Seen {
     pub(crate) first_events: Vec<u64>,
     /// Of the streams with stamps, those whose first event came before the backend sent its first token.
     pub(crate) began_before_first_token: usize,
+    /// Requests that were answered beside those of the load.
+    pub(crate) beside: usize,
 }
 
 /// A number that no request of this run had: an answer to another request is then a wrong one.

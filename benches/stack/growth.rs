@@ -15,6 +15,9 @@ const DEPTHS: [usize; 5] = [1, 10, 50, 100, 200];
 /// The sizes of a request's text, each with the number of requests of a round.
 const BODIES: [(usize, usize); 5] = [(2_000, 400), (20_000, 300), (200_000, 100), (2_000_000, 20), (20_000_000, 4)];
 
+/// The sizes of requests beside which streams are measured: their texts.
+const BESIDE: [usize; 4] = [2_000, 200_000, 2_000_000, 20_000_000];
+
 /// The numbers of live streams.
 const STREAMS: [usize; 4] = [10, 100, 1000, 5000];
 
@@ -44,6 +47,19 @@ pub(crate) async fn bodies(mock: &Mock, rows: &[Row], rounds: usize) -> Result<G
         points.push(Point { at: bytes, case: measure::case(mock, rows, case).await? });
     }
     Ok(Growth { name: "bodies", along: "bytes", points })
+}
+
+/// How late events are, by the size of requests that come one after the other beside their streams.
+pub(crate) async fn beside(mock: &Mock, rows: &[Row], rounds: usize) -> Result<Growth, Failure> {
+    let mut points = Vec::new();
+    for bytes in BESIDE {
+        let others = Load { text_bytes: bytes, ..Load::new(Answer::Json, 1, 1) };
+        let work = Work::Beside { streams: Load::at_a_pace(true, false), others };
+        let title = format!("Streams at a model's pace beside requests of {bytes} bytes, one after the other");
+        let case = Case { name: "beside", title, work, rounds, starts: 1, unit: "streams" };
+        points.push(Point { at: bytes, case: measure::case(mock, rows, case).await? });
+    }
+    Ok(Growth { name: "beside", along: "bytes", points })
 }
 
 /// The cost of one chunk, and the memory, by the number of live streams. Row by row: idle connections to the backend stay

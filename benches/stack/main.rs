@@ -68,6 +68,8 @@ enum Name {
     History,
     /// Growth with the size of the request
     Bodies,
+    /// How late events are beside requests of growing size
+    Beside,
     /// Growth with the number of live streams
     Streams,
     /// Growth with the number of routers that share a cluster
@@ -207,13 +209,16 @@ async fn growth(directory: &RunDirectory, mock: &Mock, args: &Args, report: &mut
     let kinds: Vec<_> =
         [Kind::Noop, Kind::Memory, Kind::Cluster].into_iter().filter(|kind| args.rows.contains(kind)).collect();
     let rounds = args.rounds.min(3);
-    if wanted(Name::History) || wanted(Name::Bodies) {
+    if [Name::History, Name::Bodies, Name::Beside].into_iter().any(wanted) {
         let rows = start(directory, mock, args, &kinds).await?;
         if wanted(Name::History) {
             report.growth.push(growth::history(mock, &rows, rounds).await?);
         }
         if wanted(Name::Bodies) {
             report.growth.push(growth::bodies(mock, &rows, rounds).await?);
+        }
+        if wanted(Name::Beside) {
+            report.growth.push(growth::beside(mock, &rows, rounds).await?);
         }
     }
     if wanted(Name::Streams) {

@@ -1,13 +1,13 @@
 //! The cases, and how the rows take turns under one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use tokio::task::JoinSet;
 
 use crate::Failure;
-use crate::client::{self, Answer, Load, Pace, Seen};
+use crate::client::{self, Answer, Load, PACED_BETWEEN, PACED_CHUNKS, PACED_STREAMS, PACED_THINKING, Seen};
 use crate::mock::Mock;
 use crate::results::{CaseResult, RowResult};
 use crate::rows::Row;
@@ -35,6 +35,8 @@ pub(crate) enum Work {
     Load(Load),
     /// Equal requests, each the turn at this depth of one conversation.
     TurnAt { depth: usize, load: Load },
+    /// Streams, the delay of whose events is measured, beside requests that go on and on until the streams have ended.
+    Beside { streams: Load, others: Load },
     /// Conversations of so many turns.
     Conversations { count: usize, at_a_time: usize, turns: usize },
 }
@@ -66,15 +68,12 @@ impl Case {
     }
 
     fn at_a_pace(name: &'static str, comment: bool, in_step: bool, rounds: usize) -> Self {
-        let (chunks, streams) = (60, 8);
-        let (between, thinking) = (Duration::from_millis(20), Duration::from_millis(200));
-        let pace = Pace { between, thinking, comment, in_step };
-        let work = Work::Load(Load::new(Answer::Stream { chunks, pace: Some(pace) }, streams, streams));
+        let work = Work::Load(Load::at_a_pace(comment, in_step));
         let opening = if comment { "a comment" } else { "headers only" };
         let step = if in_step { "in step" } else { "each with a beat of its own" };
         let title = format!(
-            "SSE, paced: {opening} at once, the first of {chunks} tokens after {thinking:?}, then one each {between:?}; \
-             {streams} streams, {step}, {rounds} rounds"
+            "SSE, paced: {opening} at once, the first of {PACED_CHUNKS} tokens after {PACED_THINKING:?}, then one each \
+             {PACED_BETWEEN:?}; {PACED_STREAMS} streams, {step}, {rounds} rounds"
         );
         Self { name, title, work, rounds, starts: 1, unit: "streams" }
     }
@@ -97,7 +96,7 @@ impl Work {
     /// How many requests it is.
     fn units(&self) -> usize {
         match self {
-            Self::Load(load) | Self::TurnAt { load, .. } => load.requests,
+            Self::Load(load) | Self::TurnAt { load, .. } | Self::Beside { streams: load, .. } => load.requests,
             Self::Conversations { count, turns, .. } => count * turns,
         }
     }
@@ -111,6 +110,7 @@ impl Work {
             Self::TurnAt { depth, load } => {
                 Self::TurnAt { depth: *depth, load: Load { requests: load.concurrency, ..load.clone() } }
             }
+            Self::Beside { streams, .. } => Self::Load(streams.clone()),
             Self::Conversations { at_a_time, turns, .. } => {
                 Self::Conversations { count: *at_a_time, at_a_time: *at_a_time, turns: (*turns).min(10) }
             }
@@ -131,9 +131,29 @@ impl Work {
             Self::Load(load) | Self::TurnAt { load, .. } => {
                 Ok((client::run(&row.targets, row.kind.api(), load).await?, Vec::new()))
             }
+            Self::Beside { streams, others } => Ok((beside(row, streams, others).await?, Vec::new())),
             Self::Conversations { count, at_a_time, turns } => conversations(row, *count, *at_a_time, *turns).await,
         }
     }
+}
+
+/// What is seen of the streams; the last of the others is waited for.
+async fn beside(row: &Row, streams: &Load, others: &Load) -> Result<Seen, Failure> {
+    let over = AtomicBool::new(false);
+    let streams = async {
+        let seen = client::run(&row.targets, row.kind.api(), streams).await;
+        over.store(true, Ordering::Relaxed);
+        seen
+    };
+    let others = async {
+        let mut requests = 0;
+        while !over.load(Ordering::Relaxed) {
+            requests += client::run(&row.targets, row.kind.api(), others).await?.latencies.len();
+        }
+        Ok::<_, Failure>(requests)
+    };
+    let (seen, beside) = tokio::try_join!(streams, others)?;
+    Ok(Seen { beside, ..seen })
 }
 
 async fn conversations(
@@ -231,7 +251,7 @@ impl Measurement {
                 let (requests, before) = (mock.requests(), row.cpu()?);
                 let (seen, by_turn) = work.run(row).await.map_err(|error| in_row(row, &error))?;
                 let spent = row.cpu()?.since(before);
-                if mock.requests() - requests != units {
+                if mock.requests() - requests != units + seen.beside {
                     return Err(in_row(row, &"the backend saw another number of requests than were sent".into()));
                 }
                 result.note_cpu(spent, units);

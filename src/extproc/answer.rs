@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::admission::Seat;
 use super::answer_error::upstream_error;
-use super::body::{self, BodyCollector};
+use super::body::{BodyCollector, Codings};
 use super::duplex::{Envoy, ExchangeError, Finished};
 use super::exchange::{EndedBy, Interrupt, Router, now};
 use super::headers::{HeaderMutation, Headers};
@@ -112,8 +112,19 @@ async fn gather_json(
 ) -> Result<(Box<ResponseStream>, EndedBy), Interrupt> {
     let limit = router.policy.max_answer_bytes;
     let (body, ended_by) = response_body(router, envoy, limit, seat, deadline).await?;
-    let body = body::decode(&head.headers, body, limit).map_err(|error| unusable(&error))?;
-    machine.push_completion(&body).map_err(|error| unusable(&error))?;
+    let codings = Codings::of(&head.headers).map_err(|error| unusable(&error))?;
+    let body = if router.apart.is_for(codings.work_on(&body)) {
+        router.apart.run(move || codings.undo(body, limit)).await?
+    } else {
+        codings.undo(body, limit)
+    };
+    let body = body.map_err(|error| unusable(&error))?;
+    let read = if router.apart.is_for(body.len()) {
+        router.apart.run(move || machine.push_completion(&body).map(|()| machine)).await?
+    } else {
+        machine.push_completion(&body).map(|()| machine)
+    };
+    let machine = read.map_err(|error| unusable(&error))?;
     Ok((machine, ended_by))
 }
 
@@ -181,7 +192,21 @@ pub(super) async fn whole(
     lineage: Lineage,
     ended_by: EndedBy,
 ) -> Result<Finished, ExchangeError> {
-    let mut finished = Box::new(machine.finish(End::Complete, now()));
+    let finish = |machine: Box<ResponseStream>| Box::new(machine.finish(End::Complete, now()));
+    let finished = if router.apart.is_for(machine.kept_bytes()) {
+        let finish_and_serialise = move || {
+            let finished = finish(machine);
+            finished.serialise();
+            finished
+        };
+        router.apart.run(finish_and_serialise).await
+    } else {
+        Ok(finish(machine))
+    };
+    let mut finished = match finished {
+        Ok(finished) => finished,
+        Err(ends) => return router.leave(envoy, ends.into()).await,
+    };
     envoy.account().note(|facts| facts.response_ended(&finished, End::Complete));
     let streamed = finished.plan().stream;
     // A stream has its own way to say that it failed; a JSON client gets an HTTP error.

@@ -27,6 +27,10 @@ const DECODE_STEP: usize = 16 * 1024;
 /// announces 20 MB and sends ten bytes gets no more for it.
 const TRUSTED_TIMES: usize = 4;
 
+/// How many times as long a compressed body may become, as far as that is known before it is decoded. Text seldom becomes
+/// ten times as long; what is made to be an attack, a thousand times.
+const DECODED_TIMES: usize = 32;
+
 /// A body that will not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
@@ -182,12 +186,55 @@ impl BodyCollector {
 /// # Errors
 /// All of [`BodyError`].
 pub fn decode(headers: &Headers, body: Bytes, limit: usize) -> Result<Bytes, BodyError> {
-    let codings = codings(headers)?;
-    if body.len() > limit {
-        return Err(BodyError::TooLarge { limit });
+    Codings::of(headers)?.undo(body, limit)
+}
+
+/// What the Content-Encoding of a body says, in the order in which it was done.
+#[derive(Debug, Default)]
+pub struct Codings(Vec<Coding>);
+
+impl Codings {
+    /// Those of a body with these headers.
+    ///
+    /// # Errors
+    /// [`BodyError::UnsupportedCoding`].
+    pub fn of(headers: &Headers) -> Result<Self, BodyError> {
+        let mut codings = Vec::new();
+        for value in headers.all("content-encoding") {
+            for name in String::from_utf8_lossy(value).split(',').map(str::trim) {
+                let coding = match name.to_ascii_lowercase().as_str() {
+                    "" | "identity" => continue,
+                    "gzip" | "x-gzip" => Coding::Gzip,
+                    "deflate" => Coding::Deflate,
+                    "br" => Coding::Brotli,
+                    "zstd" => Coding::Zstd,
+                    _ => return Err(unsupported(name)),
+                };
+                if codings.len() == MAX_CODINGS {
+                    return Err(unsupported("a list that is too long"));
+                }
+                codings.push(coding);
+            }
+        }
+        Ok(Self(codings))
     }
-    // They are listed in the order in which they were applied.
-    codings.into_iter().rev().try_fold(body, |body, coding| coding.undo(body, limit))
+
+    /// How much work it may be to undo them, in bytes of JSON that are as much work to read: none where there are none.
+    #[must_use]
+    pub fn work_on(&self, body: &[u8]) -> usize {
+        if self.0.is_empty() { 0 } else { body.len().saturating_mul(DECODED_TIMES) }
+    }
+
+    /// The body without them; see [`decode`].
+    ///
+    /// # Errors
+    /// All of [`BodyError`].
+    pub fn undo(self, body: Bytes, limit: usize) -> Result<Bytes, BodyError> {
+        if body.len() > limit {
+            return Err(BodyError::TooLarge { limit });
+        }
+        self.0.into_iter().rev().try_fold(body, |body, coding| coding.undo(body, limit))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,27 +243,6 @@ enum Coding {
     Deflate,
     Brotli,
     Zstd,
-}
-
-fn codings(headers: &Headers) -> Result<Vec<Coding>, BodyError> {
-    let mut codings = Vec::new();
-    for value in headers.all("content-encoding") {
-        for name in String::from_utf8_lossy(value).split(',').map(str::trim) {
-            let coding = match name.to_ascii_lowercase().as_str() {
-                "" | "identity" => continue,
-                "gzip" | "x-gzip" => Coding::Gzip,
-                "deflate" => Coding::Deflate,
-                "br" => Coding::Brotli,
-                "zstd" => Coding::Zstd,
-                _ => return Err(unsupported(name)),
-            };
-            if codings.len() == MAX_CODINGS {
-                return Err(unsupported("a list that is too long"));
-            }
-            codings.push(coding);
-        }
-    }
-    Ok(codings)
 }
 
 fn unsupported(coding: &str) -> BodyError {

@@ -16,7 +16,8 @@ use super::Handler;
 use super::admission::{Admission, Seat};
 use super::answer;
 use super::answer_error::upstream_error;
-use super::body::{self, BodyCollector, BodyError};
+use super::apart::{Apart, ProcessEnds};
+use super::body::{BodyCollector, BodyError, Codings};
 use super::duplex::{Envoy, ExchangeError, Finished, Stopped};
 use super::headers::{HeaderMutation, Headers};
 use super::keeping::{Keeping, Lineage};
@@ -26,7 +27,7 @@ use super::policy::Policy;
 use super::refusal;
 use super::route::{Route, Routes};
 use super::tenancy::{NoIdentity, Tenancy};
-use crate::id::IdSource;
+use crate::id::{IdSource, ResponseId};
 use crate::in_place::pinned;
 use crate::openai::error::WireError;
 use crate::sealing::SealingKeys;
@@ -35,7 +36,7 @@ use crate::telemetry::facts::{Chain, Ending, Stored};
 use crate::telemetry::traces::TraceContext;
 use crate::telemetry::{Account, Reporter};
 use crate::translate::sealing::Seal;
-use crate::translate::{self, CreateRequest, Past, Plan, RequestError, Settings, Turn};
+use crate::translate::{self, CreateRequest, Past, Plan, RequestError, Settings, Translated, Turn};
 
 /// The request header by which Envoy's routes can choose a cluster.
 const SELECTED_MODEL: &str = "x-selected-model";
@@ -63,6 +64,8 @@ pub struct Router {
     pub reporter: Arc<Reporter>,
     /// How much there may be at once.
     pub admission: Arc<Admission>,
+    /// Where large bodies are read and translated.
+    pub apart: Apart,
     /// What else the operator decides.
     pub policy: Policy,
     /// Cancelled when the grace of a shutdown has run out: live exchanges end then.
@@ -80,6 +83,18 @@ pub(super) enum Interrupt {
 impl From<WireError> for Interrupt {
     fn from(error: WireError) -> Self {
         Self::Refuse(error)
+    }
+}
+
+impl From<ProcessEnds> for WireError {
+    fn from(_: ProcessEnds) -> Self {
+        refusal::shutting_down()
+    }
+}
+
+impl From<ProcessEnds> for Interrupt {
+    fn from(ends: ProcessEnds) -> Self {
+        Self::Refuse(ends.into())
     }
 }
 
@@ -167,7 +182,7 @@ impl Router {
     }
 
     async fn create(
-        &self,
+        self: &Arc<Self>,
         mut envoy: Envoy,
         head: RequestHead,
         owner: Owner,
@@ -215,18 +230,31 @@ impl Router {
 
     /// Reads the body's meaning, loads the history, and translates. The upstream has seen nothing yet.
     async fn admit(
-        &self,
+        self: &Arc<Self>,
         head: &RequestHead,
         owner: Owner,
         body: Bytes,
         seat: &mut Seat,
         account: &Account,
     ) -> Result<Admitted, WireError> {
-        let body = body::decode(&head.headers, body, self.policy.max_request_bytes);
+        let codings = Codings::of(&head.headers).map_err(|error| refused_body(account, &error))?;
+        let limit = self.policy.max_request_bytes;
+        let body = if self.apart.is_for(codings.work_on(&body)) {
+            self.apart.run(move || codings.undo(body, limit)).await?
+        } else {
+            codings.undo(body, limit)
+        };
         let body = body.map_err(|error| refused_body(account, &error))?;
         seat.claim(body.len()).map_err(refusal::overloaded)?;
-        let mut create = CreateRequest::parse(&body, &self.settings.request).map_err(|error| refuse(&error))?;
-        drop(body);
+        let created = if self.apart.is_for(body.len()) {
+            let router = Arc::clone(self);
+            self.apart.run(move || CreateRequest::parse(&body, &router.settings.request)).await?
+        } else {
+            // Gone when it is read.
+            let body = body;
+            CreateRequest::parse(&body, &self.settings.request)
+        };
+        let mut create = created.map_err(|error| refuse(&error))?;
         if create.store && !owner.keeps_records() {
             create.store = false;
             create.lossy.skip("store", "");
@@ -257,7 +285,6 @@ impl Router {
         let chain = chain_of(&history);
         let history_bytes = chain.map_or(0, |chain| chain.bytes);
         seat.claim(seat.bytes().saturating_add(history_bytes)).map_err(refusal::overloaded)?;
-        let past = Past { chain: &turns(&history.records), referenced: &turns(&history.referenced) };
         let seal = self.seal_of(owner);
         let id = if create.store {
             let parent = history.records.last().map(|parent| &parent.id);
@@ -265,8 +292,15 @@ impl Router {
         } else {
             self.ids.response_id()
         };
+        let lineage = Lineage { owner, ancestors: history.ancestors_of_child() };
+        let oldest = history.records.first().map(|oldest| oldest.id.clone());
         let began = Instant::now();
-        let translated = translate::request(create, past, &self.settings, seal, id, now());
+        let translated = if self.apart.is_for(seat.bytes()) {
+            let router = Arc::clone(self);
+            self.apart.run(move || router.translate(create, &history, seal, id)).await?
+        } else {
+            self.translate(create, &history, seal, id)
+        };
         account.step("translate request", began, translated.is_err());
         let translated = translated.map_err(|error| {
             if let RequestError::ItemNotFound { .. } = error {
@@ -274,17 +308,27 @@ impl Router {
             }
             refuse(&error)
         })?;
-        let lineage = Lineage { owner, ancestors: history.ancestors_of_child() };
         let plan = &translated.plan;
         account.note(|facts| {
             facts.response_id = Some(plan.id.clone());
-            facts.conversation = Some(history.records.first().map_or(&plan.id, |oldest| &oldest.id).clone());
+            facts.conversation = Some(oldest.unwrap_or_else(|| plan.id.clone()));
             facts.model = Some(plan.model().to_owned());
             facts.stored = if plan.store { Stored::Due } else { Stored::NotAsked };
             facts.chain = chain;
             facts.lossy.clone_from(&plan.lossy);
         });
         Ok(Admitted { chat: translated.chat, plan: translated.plan, lineage })
+    }
+
+    fn translate(
+        &self,
+        create: CreateRequest,
+        history: &History,
+        seal: Option<Arc<dyn Seal>>,
+        id: ResponseId,
+    ) -> Result<Translated, RequestError> {
+        let past = Past { chain: &turns(&history.records), referenced: &turns(&history.referenced) };
+        translate::request(create, past, &self.settings, seal, id, now())
     }
 
     /// What seals reasoning for an owner, and opens no one else's. Those without identity would share a seal: they get
@@ -447,7 +491,7 @@ mod tests {
 
     #[test]
     fn a_live_stream_needs_little_room_for_where_it_stands() {
-        let create = |envoy, head, owner, seat, (router, deadline): (&'static Router, Instant)| {
+        let create = |envoy, head, owner, seat, (router, deadline): (&'static Arc<Router>, Instant)| {
             router.create(envoy, head, owner, seat, deadline)
         };
         let exchange = |envoy, (): (), (): (), (): (), router: Arc<Router>| router.exchange(envoy);

@@ -6,6 +6,7 @@
 pub mod admission;
 mod answer;
 mod answer_error;
+pub mod apart;
 pub mod body;
 pub mod duplex;
 pub mod exchange;

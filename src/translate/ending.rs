@@ -155,6 +155,15 @@ impl Finished {
         Ok(response.into_sent())
     }
 
+    /// Serialises the response now, and not when it is first asked for: of a large one that is work. One that has failed may
+    /// never be asked for.
+    pub fn serialise(&self) {
+        if !matches!(self.outcome, Outcome::Failed(_)) {
+            // Whoever asks for it is told if it cannot be done.
+            let _ = self.json();
+        }
+    }
+
     /// The response object, serialised when it is first asked for.
     fn json(&self) -> Result<&ResponseJson, serde_json::Error> {
         if let Some(response) = self.response.get() {

@@ -1,5 +1,6 @@
 //! The frame around an exchange, driven by a scripted Envoy.
 
+mod apart;
 mod endings;
 mod keeping;
 mod listener;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use responses_router::extproc::admission::Admission;
+use responses_router::extproc::apart::Apart;
 use responses_router::extproc::exchange::Router as Responses;
 use responses_router::extproc::keeping::Keeping;
 use responses_router::extproc::policy::Policy;
@@ -45,37 +46,7 @@ impl Reported {
     }
 
     pub(super) async fn start_with(store: Arc<dyn ResponseStore>, exchange: Duration) -> Self {
-        let reporter =
-            Arc::new(Reporter { metadata: Some(("ours".to_owned(), Keys::of(Key::ALL))), ..Reporter::default() });
-        let router = Responses {
-            enabled: true,
-            routes: Routes::new(""),
-            ids: Box::new(CountingIds::default()),
-            settings: Settings::default(),
-            reasoning_keys: None,
-            tenancy: None,
-            keeping: Keeping {
-                store,
-                deadline: Duration::from_secs(5),
-                tasks: TaskTracker::new(),
-                metrics: Arc::clone(&reporter.metrics),
-            },
-            reporter: Arc::clone(&reporter),
-            admission: Arc::new(Admission::new(100, 1 << 20)),
-            policy: Policy {
-                chat_path: "/v1/chat/completions".into(),
-                clear_route_cache: true,
-                max_request_bytes: 1 << 16,
-                max_answer_bytes: 1 << 20,
-                chain: ChainLimits { max_depth: 10, max_bytes: 1 << 20, longest_turn: Duration::from_secs(60) },
-                request_body: Duration::from_secs(60),
-                request_body_pace: None,
-                exchange,
-                heartbeat: None,
-                degrade_without_store: false,
-            },
-            grace_over: CancellationToken::new(),
-        };
+        let (router, reporter) = responses(store, exchange);
         Self { router: Router::start(router).await, reporter }
     }
 
@@ -98,6 +69,43 @@ impl Reported {
         })
         .await
     }
+}
+
+/// What exchanges share, and where they are reported.
+pub(super) fn responses(store: Arc<dyn ResponseStore>, exchange: Duration) -> (Responses, Arc<Reporter>) {
+    let reporter =
+        Arc::new(Reporter { metadata: Some(("ours".to_owned(), Keys::of(Key::ALL))), ..Reporter::default() });
+    let router = Responses {
+        enabled: true,
+        routes: Routes::new(""),
+        ids: Box::new(CountingIds::default()),
+        settings: Settings::default(),
+        reasoning_keys: None,
+        tenancy: None,
+        keeping: Keeping {
+            store,
+            deadline: Duration::from_secs(5),
+            tasks: TaskTracker::new(),
+            metrics: Arc::clone(&reporter.metrics),
+        },
+        reporter: Arc::clone(&reporter),
+        admission: Arc::new(Admission::new(100, 1 << 20)),
+        apart: Apart::default(),
+        policy: Policy {
+            chat_path: "/v1/chat/completions".into(),
+            clear_route_cache: true,
+            max_request_bytes: 1 << 16,
+            max_answer_bytes: 1 << 20,
+            chain: ChainLimits { max_depth: 10, max_bytes: 1 << 20, longest_turn: Duration::from_secs(60) },
+            request_body: Duration::from_secs(60),
+            request_body_pace: None,
+            exchange,
+            heartbeat: None,
+            degrade_without_store: false,
+        },
+        grace_over: CancellationToken::new(),
+    };
+    (router, reporter)
 }
 
 pub(super) fn memory() -> MemoryStore {

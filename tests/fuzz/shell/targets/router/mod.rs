@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use responses_router::extproc::admission::Admission;
+use responses_router::extproc::apart::Apart;
 use responses_router::extproc::exchange::Router;
 use responses_router::extproc::keeping::Keeping;
 use responses_router::extproc::policy::Policy;
@@ -37,6 +38,7 @@ pub(crate) fn router(settings: Settings, choices: u8, tasks: &TaskTracker, grace
         reporter: Arc::default(),
         // One exchange at a time needs one seat; a second one is refused.
         admission: Arc::new(Admission::new(1, if choices & 64 == 0 { 1 << 20 } else { 512 })),
+        apart: Apart::default(),
         policy: Policy {
             chat_path: "/v1/chat/completions".into(),
             clear_route_cache: true,
