@@ -44,6 +44,9 @@ const SELECTED_MODEL: &str = "x-selected-model";
 /// The longest `x-request-id` that is noted, in bytes.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
+/// How many times as much work an item of the history is that has to be read first.
+const READ_ITEMS_TIMES: usize = 8;
+
 /// All that exchanges share.
 pub struct Router {
     /// When false, every request gets a 404.
@@ -245,7 +248,8 @@ impl Router {
             codings.undo(body, limit)
         };
         let body = body.map_err(|error| refused_body(account, &error))?;
-        seat.claim(body.len()).map_err(refusal::overloaded)?;
+        let body_bytes = body.len();
+        seat.claim(body_bytes).map_err(refusal::overloaded)?;
         let created = if self.apart.is_for(body.len()) {
             let router = Arc::clone(self);
             self.apart.run(move || CreateRequest::parse(&body, &router.settings.request)).await?
@@ -295,7 +299,7 @@ impl Router {
         let lineage = Lineage { owner, ancestors: history.ancestors_of_child() };
         let oldest = history.records.first().map(|oldest| oldest.id.clone());
         let began = Instant::now();
-        let translated = if self.apart.is_for(seat.bytes()) {
+        let translated = if self.apart.is_for(work_on(&history, body_bytes)) {
             let router = Arc::clone(self);
             self.apart.run(move || router.translate(create, &history, seal, id)).await?
         } else {
@@ -453,6 +457,15 @@ fn note_request(envoy: &Envoy, head: &RequestHead, route: &Route) {
 fn refused_body(account: &Account, error: &BodyError) -> WireError {
     account.note(|facts| facts.body_refused = Some(error.class()));
     refusal::body(error)
+}
+
+/// How much work a request and its history are to translate, in bytes of JSON that are as much.
+fn work_on(history: &History, body_bytes: usize) -> usize {
+    let work = |record: &Arc<Record>| match record.items.get() {
+        Some(_) => record.payload_bytes() / READ_ITEMS_TIMES,
+        None => record.payload_bytes(),
+    };
+    history.records.iter().chain(&history.referenced).map(work).sum::<usize>().saturating_add(body_bytes)
 }
 
 /// What a request's history amounts to; `None` when it named none.
