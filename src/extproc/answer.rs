@@ -113,11 +113,7 @@ async fn gather_json(
     let limit = router.policy.max_answer_bytes;
     let (body, ended_by) = response_body(router, envoy, limit, seat, deadline).await?;
     let codings = Codings::of(&head.headers).map_err(|error| unusable(&error))?;
-    let body = if router.apart.is_for(codings.work_on(&body)) {
-        router.apart.run(move || codings.undo(body, limit)).await?
-    } else {
-        codings.undo(body, limit)
-    };
+    let body = codings.undo_by(&router.apart, body, limit).await?;
     let body = body.map_err(|error| unusable(&error))?;
     let read = if router.apart.is_for(body.len()) {
         router.apart.run(move || machine.push_completion(&body).map(|()| machine)).await?

@@ -6,6 +6,7 @@ use std::io::{self, BufRead, Read};
 
 use bytes::{Bytes, BytesMut};
 
+use super::apart::{Apart, ProcessEnds};
 use super::headers::Headers;
 use super::message::BodyPiece;
 
@@ -190,15 +191,15 @@ pub fn decode(headers: &Headers, body: Bytes, limit: usize) -> Result<Bytes, Bod
 }
 
 /// What the Content-Encoding of a body says, in the order in which it was done.
-#[derive(Debug, Default)]
-pub struct Codings(Vec<Coding>);
+#[derive(Debug)]
+pub(super) struct Codings(Vec<Coding>);
 
 impl Codings {
     /// Those of a body with these headers.
     ///
     /// # Errors
     /// [`BodyError::UnsupportedCoding`].
-    pub fn of(headers: &Headers) -> Result<Self, BodyError> {
+    pub(super) fn of(headers: &Headers) -> Result<Self, BodyError> {
         let mut codings = Vec::new();
         for value in headers.all("content-encoding") {
             for name in String::from_utf8_lossy(value).split(',').map(str::trim) {
@@ -219,17 +220,23 @@ impl Codings {
         Ok(Self(codings))
     }
 
-    /// How much work it may be to undo them, in bytes of JSON that are as much work to read: none where there are none.
-    #[must_use]
-    pub fn work_on(&self, body: &[u8]) -> usize {
-        if self.0.is_empty() { 0 } else { body.len().saturating_mul(DECODED_TIMES) }
-    }
-
-    /// The body without them; see [`decode`].
+    /// The body without them, see [`decode`]; undone apart if that may be much work.
     ///
     /// # Errors
-    /// All of [`BodyError`].
-    pub fn undo(self, body: Bytes, limit: usize) -> Result<Bytes, BodyError> {
+    /// [`ProcessEnds`], and within it all of [`BodyError`].
+    pub(super) async fn undo_by(
+        self,
+        apart: &Apart,
+        body: Bytes,
+        limit: usize,
+    ) -> Result<Result<Bytes, BodyError>, ProcessEnds> {
+        if !self.0.is_empty() && apart.is_for(body.len().saturating_mul(DECODED_TIMES)) {
+            return apart.run(move || self.undo(body, limit)).await;
+        }
+        Ok(self.undo(body, limit))
+    }
+
+    fn undo(self, body: Bytes, limit: usize) -> Result<Bytes, BodyError> {
         if body.len() > limit {
             return Err(BodyError::TooLarge { limit });
         }

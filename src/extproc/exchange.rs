@@ -241,12 +241,7 @@ impl Router {
         account: &Account,
     ) -> Result<Admitted, WireError> {
         let codings = Codings::of(&head.headers).map_err(|error| refused_body(account, &error))?;
-        let limit = self.policy.max_request_bytes;
-        let body = if self.apart.is_for(codings.work_on(&body)) {
-            self.apart.run(move || codings.undo(body, limit)).await?
-        } else {
-            codings.undo(body, limit)
-        };
+        let body = codings.undo_by(&self.apart, body, self.policy.max_request_bytes).await?;
         let body = body.map_err(|error| refused_body(account, &error))?;
         let body_bytes = body.len();
         seat.claim(body_bytes).map_err(refusal::overloaded)?;
