@@ -89,12 +89,6 @@ impl From<WireError> for Interrupt {
     }
 }
 
-impl From<ProcessEnds> for WireError {
-    fn from(_: ProcessEnds) -> Self {
-        refusal::shutting_down()
-    }
-}
-
 impl From<ProcessEnds> for Interrupt {
     fn from(ends: ProcessEnds) -> Self {
         Self::Refuse(ends.into())
@@ -491,10 +485,36 @@ pub(super) fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Ancestors, KnownItems};
 
     /// The bytes that a future of this walk has in memory, without making one.
     fn room<A, B, C, D, E, F>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
+    }
+
+    #[test]
+    fn items_that_were_read_are_an_eighth_of_the_work() {
+        let raw = |text: String| serde_json::value::RawValue::from_string(text).unwrap();
+        let record = || {
+            Arc::new(Record {
+                id: ResponseId::from_bits(1),
+                ancestors: Ancestors::Walk(None),
+                input: Vec::new(),
+                response: raw(format!(r#"{{"x":"{}","output":[]}}"#, "x".repeat(8000))),
+                interrupted: false,
+                tenant: None,
+                items: KnownItems::default(),
+            })
+        };
+        let (read, unread) = (record(), record());
+        read.know_items();
+        let bytes = unread.payload_bytes();
+        let mut history = History::default();
+        assert_eq!(work_on(&history, 10), 10);
+        history.records.push(read);
+        assert_eq!(work_on(&history, 10), 10 + bytes / 8);
+        history.referenced.push(unread);
+        assert_eq!(work_on(&history, 10), 10 + bytes / 8 + bytes);
     }
 
     #[test]

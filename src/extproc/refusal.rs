@@ -2,6 +2,7 @@
 //! (CONTRACT §8). No text names a host, a key, a file or a payload; the cause goes to the log.
 
 use super::admission::Overloaded;
+use super::apart::ProcessEnds;
 use super::body::BodyError;
 use crate::id::ResponseId;
 use crate::openai::error::WireError;
@@ -215,6 +216,12 @@ pub fn slow_upstream() -> WireError {
 #[must_use]
 pub fn shutting_down() -> WireError {
     WireError::new(503, "The service is shutting down; send the request again.").retry_after(1)
+}
+
+impl From<ProcessEnds> for WireError {
+    fn from(_: ProcessEnds) -> Self {
+        shutting_down()
+    }
 }
 
 fn shortened(id: &str) -> String {

@@ -1,5 +1,6 @@
 //! Large bodies hold up no other exchange: they are read and translated apart, when it is their turn.
 
+use std::io::Write as _;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -10,8 +11,11 @@ use responses_router::extproc::apart::Apart;
 use responses_router::store::{ChainLimits, MemoryBounds, MemoryStore};
 use serde_json::{Value, json};
 
-use super::reports::{responses, tell};
-use crate::support::envoy::{Exchange, Router, Seen, answer, post, request_body, response_body, seen};
+use super::reports::{frame, responses, tell};
+use crate::support::envoy::ext_proc::processing_request::Request;
+use crate::support::envoy::{
+    Exchange, Router, Seen, answer, head, post, request_body, response_body, response_trailers, seen,
+};
 use crate::support::stack::chat;
 
 /// More than what is done where it is asked for.
@@ -54,8 +58,25 @@ async fn answered(exchange: &mut Exchange, text: &str) -> Value {
 async fn came_down(exchange: &mut Exchange) -> Value {
     let reply = seen(exchange.reply().await);
     assert!(matches!(reply, Seen::ResponseHeaders { .. }), "{reply:?}");
-    let Seen::ResponseBody { body, end: true } = seen(exchange.reply().await) else { panic!("the whole body") };
+    // Its end comes with it or as trailers.
+    let Seen::ResponseBody { body, .. } = seen(exchange.reply().await) else { panic!("the whole body") };
     serde_json::from_slice(&body).unwrap()
+}
+
+/// Forty kilobytes that do not become small.
+fn dense_text() -> String {
+    let mut state = 1_u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        format!("{:016x}", state ^ (state >> 29))
+    };
+    (0..2560).map(|_| next()).collect()
+}
+
+fn gzip(body: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(body).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// A whole small exchange.
@@ -80,8 +101,9 @@ async fn small_exchanges_go_on_while_large_ones_wait_for_their_turn() {
     let mut turn = apart.run(move || held.recv());
     assert!(poll!(&mut turn).is_pending(), "the only turn is taken");
 
-    // A large body, a large history, and a large answer.
+    // A large body, a large history, and a large answer; one that was streamed, and a body that may be large once decoded.
     let (mut body, mut history, mut large_answer) = (router.open().await, router.open().await, router.open().await);
+    let (mut gathered, mut packed) = (router.open().await, router.open().await);
     let asked = json!({"model": "m", "input": long}).to_string();
     tell(&mut body, &[post(), request_body(asked, true)]).await;
     let asked = json!({"model": "m", "input": "And?", "previous_response_id": first["id"]}).to_string();
@@ -90,10 +112,22 @@ async fn small_exchanges_go_on_while_large_ones_wait_for_their_turn() {
     let completion = chat::completion(&long).to_string();
     tell(&mut large_answer, &[answer("200", "application/json"), response_body(completion, true)]).await;
 
+    ask(&mut gathered, &json!({"model": "m", "input": "The same in pieces."})).await;
+    tell(&mut gathered, &[answer("200", "text/event-stream")]).await;
+    for chunk in [chat::text(&long[..LARGE / 2]), chat::text(&long[LARGE / 2..]), chat::finish("stop")] {
+        tell(&mut gathered, &[frame(&chunk)]).await;
+    }
+    tell(&mut gathered, &[response_trailers()]).await;
+    let text = dense_text();
+    let coded = gzip(json!({"model": "m", "input": text}).to_string().as_bytes());
+    let headers: [(&str, &[u8]); 3] =
+        [(":method", b"POST"), (":path", b"/v1/responses"), ("content-encoding", b"gzip")];
+    tell(&mut packed, &[Request::RequestHeaders(head(&headers, false)), request_body(coded, true)]).await;
+
     for _ in 0..3 {
         assert_eq!(small(&router).await["status"], "completed");
     }
-    for waiting in [&mut body, &mut history, &mut large_answer] {
+    for waiting in [&mut body, &mut history, &mut large_answer, &mut gathered, &mut packed] {
         assert!(poll!(Box::pin(waiting.next())).is_pending(), "it has no turn yet");
     }
 
@@ -103,7 +137,10 @@ async fn small_exchanges_go_on_while_large_ones_wait_for_their_turn() {
     let continued = gone_up(&mut history).await;
     assert_eq!(continued["messages"].as_array().unwrap().len(), 3, "{continued}");
     assert_eq!(continued["messages"][2]["content"], "And?");
-    assert_eq!(came_down(&mut large_answer).await["output"][0]["content"][0]["text"], long);
+    for answer in [&mut large_answer, &mut gathered] {
+        assert_eq!(came_down(answer).await["output"][0]["content"][0]["text"], long);
+    }
+    assert_eq!(gone_up(&mut packed).await["messages"][0]["content"], text);
 }
 
 #[tokio::test]
