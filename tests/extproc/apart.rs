@@ -104,6 +104,8 @@ async fn small_exchanges_go_on_while_large_ones_wait_for_their_turn() {
     // A large body, a large history, and a large answer; one that was streamed, and a body that may be large once decoded.
     let (mut body, mut history, mut large_answer) = (router.open().await, router.open().await, router.open().await);
     let (mut gathered, mut packed) = (router.open().await, router.open().await);
+    // What is refused when it is read has no other work before it.
+    let (mut refused, mut unusable) = (router.open().await, router.open().await);
     let asked = json!({"model": "m", "input": long}).to_string();
     tell(&mut body, &[post(), request_body(asked, true)]).await;
     let asked = json!({"model": "m", "input": "And?", "previous_response_id": first["id"]}).to_string();
@@ -124,10 +126,17 @@ async fn small_exchanges_go_on_while_large_ones_wait_for_their_turn() {
         [(":method", b"POST"), (":path", b"/v1/responses"), ("content-encoding", b"gzip")];
     tell(&mut packed, &[Request::RequestHeaders(head(&headers, false)), request_body(coded, true)]).await;
 
+    let asked = json!({"model": "m", "input": [long]}).to_string();
+    tell(&mut refused, &[post(), request_body(asked, true)]).await;
+    ask(&mut unusable, &json!({"model": "m", "input": "Nothing of use, please."})).await;
+    let nothing = json!({"choices": 7, "x": long}).to_string();
+    tell(&mut unusable, &[answer("200", "application/json"), response_body(nothing, true)]).await;
+
     for _ in 0..3 {
         assert_eq!(small(&router).await["status"], "completed");
     }
-    for waiting in [&mut body, &mut history, &mut large_answer, &mut gathered, &mut packed] {
+    for waiting in [&mut body, &mut history, &mut large_answer, &mut gathered, &mut packed, &mut refused, &mut unusable]
+    {
         assert!(poll!(Box::pin(waiting.next())).is_pending(), "it has no turn yet");
     }
 
@@ -141,6 +150,12 @@ async fn small_exchanges_go_on_while_large_ones_wait_for_their_turn() {
         assert_eq!(came_down(answer).await["output"][0]["content"][0]["text"], long);
     }
     assert_eq!(gone_up(&mut packed).await["messages"][0]["content"], text);
+    for (exchange, status) in [(&mut refused, "400"), (&mut unusable, "502")] {
+        let (replies, error) = exchange.rest().await;
+        assert!(error.is_none(), "{error:?}");
+        let replies: Vec<_> = replies.into_iter().map(seen).collect();
+        assert!(format!("{replies:?}").contains(status), "{status}: {replies:?}");
+    }
 }
 
 #[tokio::test]
